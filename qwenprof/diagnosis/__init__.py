@@ -1,0 +1,1 @@
+"""WHY it is slow. Reads records only; never imports torch."""

@@ -1,0 +1,60 @@
+"""What a piece of work should cost on this machine, from what the machine was seen to do.
+
+A bound is the least time: arithmetic at the measured GEMM rate of the dtype, or bytes at the
+measured bandwidth, or one launch, whichever is longest. It leaves out what the counts leave
+out: elementwise arithmetic, intermediate tensors that a fused kernel would not write, and
+every launch but one. So a healthy part takes a few times its bound, not exactly it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from qwenprof.record.record import Cell, Record
+
+
+@dataclass(frozen=True, kw_only=True)
+class Machine:
+    """What the matmul stage measured; a rate that was not measured is None.
+
+    flop_per_s: dtype -> best GEMM rate seen.
+    """
+
+    flop_per_s: dict[str, float]
+    memory_bytes_per_s: float | None
+    launch_latency_s: float | None
+
+
+def machine(record: Record) -> Machine | None:
+    """The rates in a record; None where no matmul stage ran."""
+    rows = record.rows("matmul", "machine")
+    if not rows:
+        return None
+    rates: dict[str, float] = {}
+    for row in record.rows("matmul", "gemm"):
+        dtype, tflops = str(row.get("dtype")), number(row.get("tflops"))
+        if tflops is not None:
+            rates[dtype] = max(rates.get(dtype, 0.0), tflops * 1e12)
+    return Machine(
+        flop_per_s=rates,
+        memory_bytes_per_s=number(rows[0].get("memory_bytes_per_s")),
+        launch_latency_s=number(rows[0].get("launch_latency_s")),
+    )
+
+
+def bound_s(
+    machine: Machine, *, flops: float | None, moved_bytes: float | None, dtype: str, calls: int = 1
+) -> float | None:
+    """The least seconds for `calls` calls that do this much work together.
+
+    None where a rate or a count that it needs is missing: a bound is never guessed.
+    """
+    rate, bandwidth = machine.flop_per_s.get(dtype), machine.memory_bytes_per_s
+    if flops is None or moved_bytes is None or not rate or not bandwidth:
+        return None
+    return max(flops / rate, moved_bytes / bandwidth, calls * (machine.launch_latency_s or 0.0))
+
+
+def number(cell: Cell) -> float | None:
+    """A cell as a float, None where it holds anything but a number."""
+    return float(cell) if isinstance(cell, int | float) and not isinstance(cell, bool) else None

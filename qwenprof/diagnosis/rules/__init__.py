@@ -1,0 +1,1 @@
+"""The rules, one file each: a Record goes in, a Finding comes out."""

@@ -1,0 +1,1 @@
+"""HOW it is measured: one harness for every stage and every device."""

@@ -1,0 +1,206 @@
+"""The state of the machine while something is measured: clocks, power, heat, neighbours.
+
+An NVIDIA GPU is watched through NVML from one thread at 10 Hz. Processes on the GPU are listed
+before and after, never in between, because listing them stalls the driver. What a device
+cannot tell is None.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import psutil
+
+from qwenprof.harness import statistics
+from qwenprof.record.record import Row
+
+POLL_S = 0.1
+BUSY_CORES = 0.25
+
+# nvml.h, nvmlClocksEventReasons*: the ones that slow a busy GPU down
+THROTTLE_REASONS = {
+    0x04: "software power cap",
+    0x08: "hardware slowdown",
+    0x20: "software thermal slowdown",
+    0x40: "hardware thermal slowdown",
+    0x80: "hardware power brake",
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reading:
+    """One look at a GPU: MHz, watts, degrees Celsius, and NVML's bit mask of reasons."""
+
+    sm_clock_mhz: float
+    power_w: float
+    temperature_c: float
+    reasons: int
+
+
+class Gauge(Protocol):
+    """Something that can be asked about the device while it works."""
+
+    def read(self) -> Reading | None:
+        """One reading; None where the device has just refused to answer."""
+
+    def neighbours(self) -> int | None:
+        """How many other processes use the device; None where it cannot tell."""
+
+
+class NvmlGauge:
+    """One NVIDIA GPU through nvidia-ml-py.
+
+    Args:
+        nvml: the `pynvml` module, initialised.
+        handle: of the device.
+    """
+
+    def __init__(self, nvml: Any, handle: Any) -> None:
+        self._nvml, self._handle = nvml, handle
+
+    def read(self) -> Reading | None:
+        nvml, handle = self._nvml, self._handle
+        try:
+            return Reading(
+                sm_clock_mhz=float(nvml.nvmlDeviceGetClockInfo(handle, nvml.NVML_CLOCK_SM)),
+                power_w=nvml.nvmlDeviceGetPowerUsage(handle) / 1000,
+                temperature_c=float(
+                    nvml.nvmlDeviceGetTemperature(handle, nvml.NVML_TEMPERATURE_GPU)
+                ),
+                reasons=int(nvml.nvmlDeviceGetCurrentClocksThrottleReasons(handle)),
+            )
+        except nvml.NVMLError:
+            return None
+
+    def neighbours(self) -> int | None:
+        try:
+            running = self._nvml.nvmlDeviceGetComputeRunningProcesses(self._handle)
+        except self._nvml.NVMLError:
+            return None
+        return sum(1 for process in running if process.pid != os.getpid())
+
+
+def nvml_gauge(uuid: str) -> NvmlGauge | None:
+    """The gauge of the CUDA device with this UUID; None without an NVIDIA driver.
+
+    A UUID, because NVML counts devices without regard to CUDA_VISIBLE_DEVICES.
+    """
+    try:
+        import pynvml as nvml
+
+        nvml.nvmlInit()
+        name = uuid if uuid.startswith(("GPU-", "MIG-")) else f"GPU-{uuid}"
+        return NvmlGauge(nvml, nvml.nvmlDeviceGetHandleByUUID(name))
+    except (ImportError, OSError):
+        return None
+    except nvml.NVMLError:
+        return None
+
+
+def gauge_for(device: str) -> Gauge | None:
+    """What can be asked about this device while it works; None for all but NVIDIA's."""
+    import torch
+
+    kind = torch.device(device)
+    if kind.type != "cuda" or torch.version.hip:
+        return None
+    return nvml_gauge(str(torch.cuda.get_device_properties(kind.index or 0).uuid))
+
+
+@dataclass
+class Conditions:
+    """Watches a device from entry to exit.
+
+    Args:
+        gauge: of the device, or None where there is none to ask.
+        poll_s: seconds between two readings.
+        load: how many cores the rest of the machine keeps busy, asked on entry.
+    """
+
+    gauge: Gauge | None
+    poll_s: float = POLL_S
+    load: Callable[[], float | None] = lambda: cores_busy_elsewhere()
+    readings: list[Reading] = field(default_factory=list)
+
+    def __enter__(self) -> Conditions:
+        self._cores_busy = self.load()
+        self._neighbours = self.gauge.neighbours() if self.gauge else None
+        self._done = threading.Event()
+        self._watcher = threading.Thread(target=self._watch, name="qwenprof-nvml", daemon=True)
+        if self.gauge:
+            self._watcher.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._done.set()
+        if self.gauge:
+            self._watcher.join()
+            after = self.gauge.neighbours()
+            self._neighbours = max(self._neighbours or 0, after or 0)
+
+    def row(self) -> Row:
+        """What was seen, as a row of a record."""
+        return {
+            "readings": len(self.readings),
+            "sm_clock_mhz_median": self._of(lambda r: r.sm_clock_mhz, statistics.median),
+            "sm_clock_mhz_min": self._of(lambda r: r.sm_clock_mhz, min),
+            "power_w_max": self._of(lambda r: r.power_w, max),
+            "temperature_c_max": self._of(lambda r: r.temperature_c, max),
+            "throttled_share": self._of(lambda r: float(bool(throttling(r.reasons))), _mean),
+            "throttle_reasons": ", ".join(self._reasons()) or None,
+            "other_gpu_processes": self._neighbours,
+            "cores_busy_elsewhere": self._cores_busy,
+            "flags": "; ".join(self.flags()) or None,
+        }
+
+    def flags(self) -> list[str]:
+        """What disturbs every number that was measured meanwhile."""
+        flags = []
+        if self._reasons():
+            share = _mean([float(bool(throttling(r.reasons))) for r in self.readings])
+            flags.append(f"throttled: {', '.join(self._reasons())} in {share:.0%} of the readings")
+        if self._neighbours:
+            flags.append(f"shared_gpu: {self._neighbours} other processes on the GPU")
+        if self._cores_busy is not None and self._cores_busy > BUSY_CORES:
+            flags.append(f"busy_host: {self._cores_busy:.1f} cores busy with something else")
+        return flags
+
+    def _watch(self) -> None:
+        assert self.gauge is not None
+        while not self._done.wait(self.poll_s):
+            reading = self.gauge.read()
+            if reading:
+                self.readings.append(reading)
+
+    def _of(
+        self, value: Callable[[Reading], float], summary: Callable[[list[float]], float]
+    ) -> float | None:
+        return summary([value(reading) for reading in self.readings]) if self.readings else None
+
+    def _reasons(self) -> list[str]:
+        return sorted({name for r in self.readings for name in throttling(r.reasons)})
+
+
+def throttling(reasons: int) -> list[str]:
+    """The names of what holds the clocks down, from NVML's bit mask."""
+    return [name for bit, name in THROTTLE_REASONS.items() if reasons & bit]
+
+
+def cores_busy_elsewhere(interval_s: float = 0.2) -> float | None:
+    """How many cores other processes keep busy right now; None where that cannot be read.
+
+    Looks for `interval_s` seconds, so that work of a minute ago does not count.
+    """
+    try:
+        busy = psutil.cpu_percent(interval=interval_s) / 100 * (psutil.cpu_count() or 1)
+        return round(float(busy), 2)
+    except (OSError, psutil.Error):
+        return None
+
+
+def _mean(values: list[float]) -> float:
+    return sum(values) / len(values)

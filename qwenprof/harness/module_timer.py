@@ -1,0 +1,125 @@
+"""Times a call tree of modules and helper functions, from inside one forward.
+
+Every node gets a mark on the device's timeline before and after it, kept on a call stack,
+and nothing is synchronised until all is done. Inclusive time is the span of a node;
+exclusive time is what its timed children leave of it, so that functional code in a parent's
+forward is not lost and exclusive times add up to the total by construction.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+from typing import Any
+
+from qwenprof.harness.clock import Clock, Mark
+from qwenprof.harness.probe import ROOT, Node, attached
+
+
+@dataclass(frozen=True, kw_only=True)
+class NodeTime:
+    """Seconds of one node in one pass, all its calls together."""
+
+    calls: int
+    inclusive_s: float
+    exclusive_s: float
+
+
+Pass = Mapping[str, NodeTime]
+
+
+@dataclass
+class _Span:
+    path: str
+    parent: int
+    start: Mark
+    end: Mark = None
+
+
+@dataclass
+class _OpenPass:
+    spans: list[_Span] = field(default_factory=list)
+    stack: list[int] = field(default_factory=list)
+
+
+class ModuleTimer:
+    """Records a pass for every forward of the root node while attached."""
+
+    def __init__(self, clock: Clock, nodes: Sequence[Node]) -> None:
+        self._clock = clock
+        self._nodes = nodes
+        self._passes: list[_OpenPass] = []
+
+    def attached(self) -> AbstractContextManager[None]:
+        """The context in which forwards are recorded."""
+        return attached(self._nodes, self._enter, self._leave)
+
+    def collect(self) -> list[Pass]:
+        """The finished passes so far, oldest first; synchronises, and forgets them."""
+        self._clock.synchronize()
+        finished = [each for each in self._passes if each.spans and not each.stack]
+        self._passes = []
+        return [self._resolved(each) for each in finished]
+
+    def _enter(self, node: Node, _: tuple[Any, ...], __: dict[str, Any]) -> None:
+        if node.path == ROOT:
+            self._passes.append(_OpenPass())
+        elif not self._passes or not self._passes[-1].stack:
+            return  # called from outside the model's own forward
+        current = self._passes[-1]
+        parent = current.stack[-1] if current.stack else -1
+        current.stack.append(len(current.spans))
+        current.spans.append(_Span(node.path, parent, self._clock.mark()))
+
+    def _leave(self, _: Node, __: Any) -> None:
+        if self._passes and self._passes[-1].stack:
+            current = self._passes[-1]
+            current.spans[current.stack.pop()].end = self._clock.mark()
+
+    def _resolved(self, each: _OpenPass) -> Pass:
+        inclusive = [self._clock.elapsed_s(span.start, span.end) for span in each.spans]
+        exclusive = list(inclusive)
+        times: dict[str, NodeTime] = {}
+        for span, span_s in zip(each.spans, inclusive, strict=True):
+            self._clock.release(span.start, span.end)
+            if span.parent >= 0:
+                exclusive[span.parent] -= span_s
+        for span, inclusive_s, exclusive_s in zip(each.spans, inclusive, exclusive, strict=True):
+            times[span.path] = _added(times.get(span.path), inclusive_s, exclusive_s)
+        return times
+
+
+def typical(passes: Sequence[Pass]) -> Pass:
+    """The mean over the middle half of the passes, by their total: robust, and still additive.
+
+    A median per node would not add up to the total; one pass alone would waste the others.
+    This is the interquartile mean, taken over whole passes.
+
+    Raises:
+        ValueError: `passes` is empty.
+    """
+    if not passes:
+        raise ValueError("no pass was timed")
+    ordered = sorted(passes, key=lambda each: each[ROOT].inclusive_s)
+    quarter = len(ordered) // 4
+    middle = ordered[quarter : len(ordered) - quarter]
+    return {path: _mean([each[path] for each in middle if path in each]) for path in middle[0]}
+
+
+def _added(so_far: NodeTime | None, inclusive_s: float, exclusive_s: float) -> NodeTime:
+    if so_far is None:
+        return NodeTime(calls=1, inclusive_s=inclusive_s, exclusive_s=exclusive_s)
+    return NodeTime(
+        calls=so_far.calls + 1,
+        inclusive_s=so_far.inclusive_s + inclusive_s,
+        exclusive_s=so_far.exclusive_s + exclusive_s,
+    )
+
+
+def _mean(times: Sequence[NodeTime]) -> NodeTime:
+    return NodeTime(
+        calls=times[0].calls,
+        inclusive_s=sum(time.inclusive_s for time in times) / len(times),
+        exclusive_s=sum(time.exclusive_s for time in times) / len(times),
+    )

@@ -1,0 +1,1 @@
+"""What was measured: plain data on disk."""

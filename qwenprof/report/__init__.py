@@ -1,0 +1,1 @@
+"""How it is told. Reads records and findings only; never imports torch."""

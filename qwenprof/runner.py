@@ -1,0 +1,259 @@
+"""The loop: each stage in turn, its result into the record, the record to disk."""
+
+from __future__ import annotations
+
+import datetime
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+import msgspec
+
+from qwenprof._version import __version__
+from qwenprof.errors import NotApplicable, QwenprofError, UsageError
+from qwenprof.record.record import Facts, Record, Row, Series, StageResult, Status, Tool, save
+from qwenprof.stages.stage import Stage, stages
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from qwenprof.harness.plan import TimePlan
+    from qwenprof.workload.loading import Subject
+    from qwenprof.workload.workload import Workload
+
+ACCELERATOR_BUDGET = 2.0
+
+
+class Observer(Protocol):
+    """Who wants to know how far a run has come."""
+
+    def started(self, stage: Stage) -> None: ...
+
+    def said(self, text: str) -> None: ...
+
+    def finished(self, stage: Stage, result: StageResult) -> None: ...
+
+
+class Silent:
+    """Nobody wants to know."""
+
+    def started(self, stage: Stage) -> None: ...
+
+    def said(self, text: str) -> None: ...
+
+    def finished(self, stage: Stage, result: StageResult) -> None: ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class Experiment:
+    """What a run needs to know: the thing to measure, and where it runs.
+
+    facts: the workload as the record keeps it.
+    load: builds the subject; called when the first stage needs it.
+    """
+
+    facts: Facts
+    device: str
+    dtype: str
+    load: Callable[[], Subject]
+
+
+class Laboratory:
+    """The Bench of a run: one device, one sampler, one subject for all its stages."""
+
+    def __init__(self, experiment: Experiment, record: Record, observer: Observer) -> None:
+        import torch
+
+        from qwenprof.harness.clock import clock_for
+        from qwenprof.harness.sampler import Sampler
+
+        self._experiment = experiment
+        self._observer = observer
+        self._subject: Subject | None = None
+        self.sampler = Sampler(clock_for(torch.device(experiment.device)))
+        self.record = record
+        self.device, self.dtype = experiment.device, experiment.dtype
+        self.clear(0.0)
+
+    def clear(self, budget_s: float) -> None:
+        """An empty bench with this many seconds, for the next stage."""
+        self.budget_s = budget_s
+        self.tables: dict[str, list[Row]] = {}
+        self.series: dict[str, Series] = {}
+
+    def subject(self) -> Subject:
+        if self._subject is None:
+            self.say(f"building {self._experiment.facts['summary']}")
+            self._subject = self._experiment.load()
+            self.record = msgspec.structs.replace(
+                self.record, workload=self.record.workload | self._subject.facts()
+            )
+        return self._subject
+
+    def plan(self, work: Mapping[str, float], share: float = 1.0) -> TimePlan:
+        from qwenprof.harness.plan import TimePlan
+
+        return TimePlan(self.sampler.clock, self.budget_s * share, work)
+
+    def say(self, text: str) -> None:
+        self._observer.said(text)
+
+    def add_row(self, table: str, row: Row) -> None:
+        self.tables.setdefault(table, []).append(row)
+
+    def add_series(self, series: Mapping[str, Series]) -> None:
+        self.series.update(series)
+
+
+def run(
+    workload: Workload,
+    stages: Sequence[str] | None = None,
+    out: Path | str | None = None,
+    *,
+    budget_s: float | None = None,
+    command: Sequence[str] = (),
+    observer: Observer | None = None,
+) -> Record:
+    """Measure a workload, stage by stage.
+
+    Args:
+        workload: what to run.
+        stages: names of stages; None runs all. Stages that they require are run first.
+        out: an existing folder; `record.json` in it is rewritten after every stage.
+        budget_s: seconds for all stages together; None gives each stage its own.
+        command: how the run was asked for, for the record.
+        observer: is told how far the run has come.
+
+    Returns:
+        The record. A stage that failed, ran out of memory or was interrupted is in it, with
+        the reason and with what it had measured until then. An interrupt ends the run.
+
+    Raises:
+        UsageError: an unknown stage.
+        RecordError: the record cannot be written.
+    """
+    from qwenprof.workload.loading import load
+
+    experiment = Experiment(
+        facts=workload.facts(),
+        device=workload.device,
+        dtype=workload.dtype,
+        load=lambda: load(workload),
+    )
+    wanted = chosen(stages)
+    return run_experiment(experiment, wanted, out, budget_s, command, observer or Silent())
+
+
+def profile_module(
+    module: nn.Module, *args: Any, out: Path | str | None = None, **kwargs: Any
+) -> Record:
+    """Time the parts of any nn.Module, after a short look at what the machine can do.
+
+    Args:
+        module: on its device; it is called as `module(*args, **kwargs)` without gradients.
+        out: an existing folder for `record.json`; the module itself never sees this argument.
+
+    Returns:
+        A record with the stages matmul and per-layer, which `diagnose` understands.
+    """
+    from qwenprof.workload.loading import foreign_subject
+
+    subject = foreign_subject(module, args, kwargs)
+    experiment = Experiment(
+        facts={"family": None, "dtype": subject.dtype_name, "device": str(subject.device)}
+        | {"summary": f"{type(module).__name__}, {subject.dtype_name} on {subject.device}"},
+        device=str(subject.device),
+        dtype=subject.dtype_name,
+        load=lambda: subject,
+    )
+    return run_experiment(experiment, chosen(["per-layer"]), out, None, (), Silent())
+
+
+def chosen(names: Sequence[str] | None) -> list[Stage]:
+    """The stages of these names and those that they require, in their order.
+
+    Raises:
+        UsageError: there is no such stage.
+    """
+    known = stages()
+    wanted = set(known if names is None else names)
+    unknown = sorted(wanted - set(known))
+    if unknown:
+        raise UsageError(f"--stages {','.join(unknown)}: choose from {', '.join(known)}")
+    for name in list(wanted):
+        wanted.update(known[name].requires)
+    return [stage for name, stage in known.items() if name in wanted]
+
+
+def run_experiment(
+    experiment: Experiment,
+    wanted: Sequence[Stage],
+    out: Path | str | None,
+    budget_s: float | None,
+    command: Sequence[str],
+    observer: Observer,
+) -> Record:
+    """The loop itself; `run` and `profile_module` are its two faces."""
+    from qwenprof.record.environment import environment
+
+    record = Record(
+        tool=Tool(name="qwenprof", version=__version__),
+        created=datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
+        command=list(command),
+        environment=environment(experiment.device),
+        workload=experiment.facts,
+    )
+    laboratory = Laboratory(experiment, record, observer)
+    scale = _budget_scale(wanted, budget_s, on_cpu=experiment.device == "cpu")
+    for stage in wanted:
+        observer.started(stage)
+        laboratory.clear(stage.budget_s * scale)
+        result = _measured(stage, laboratory)
+        laboratory.record = laboratory.record.with_stage(stage.name, result)
+        if out is not None:
+            save(laboratory.record, Path(out) / "record.json")
+        observer.finished(stage, result)
+        if result.status == "interrupted":
+            break
+    return laboratory.record
+
+
+def _budget_scale(wanted: Sequence[Stage], budget_s: float | None, *, on_cpu: bool) -> float:
+    if budget_s is None:
+        return 1.0 if on_cpu else ACCELERATOR_BUDGET
+    return budget_s / sum(stage.budget_s for stage in wanted)
+
+
+def _measured(stage: Stage, laboratory: Laboratory) -> StageResult:
+    """Run one stage; whatever happens to it becomes its status."""
+    started_s = time.perf_counter()
+    status, reason = _outcome(stage, laboratory)
+    return StageResult(
+        status=status,
+        reason=reason,
+        duration_s=time.perf_counter() - started_s,
+        series=laboratory.series,
+        tables=laboratory.tables,
+    )
+
+
+def _outcome(stage: Stage, laboratory: Laboratory) -> tuple[Status, str | None]:
+    from qwenprof.harness.conditions import Conditions, gauge_for
+    from qwenprof.harness.memory import is_out_of_memory
+
+    try:
+        with Conditions(gauge_for(laboratory.device)) as conditions:
+            stage.measure(laboratory)
+        laboratory.add_row("conditions", conditions.row())
+    except KeyboardInterrupt:
+        return "interrupted", "interrupted by the user"
+    except NotApplicable as error:
+        return "skipped", str(error)
+    except Exception as error:  # noqa: BLE001 - the one place where a failure becomes a result
+        if is_out_of_memory(error):
+            return "out_of_memory", str(error).splitlines()[0]
+        message = str(error) if isinstance(error, QwenprofError) else repr(error)
+        return "failed", message
+    return "ok", None

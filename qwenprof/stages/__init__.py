@@ -1,0 +1,1 @@
+"""The experiments, one file each; every one excludes one suspect."""

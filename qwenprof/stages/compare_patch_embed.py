@@ -1,0 +1,226 @@
+"""Is it the patch embedding's convolution? The model's own conv against the equal linear layer.
+
+A convolution whose stride equals its kernel is a linear map of each patch. Both are timed in
+turn (A B B A) on the workload's own patches, at several patch counts and in every dtype, with
+the backend that PyTorch picks for the convolution by name. Errors are against an fp64
+reference, so that a convolution which computes something wrong is seen too.
+"""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from qwenprof.errors import NotApplicable
+from qwenprof.harness import statistics
+from qwenprof.record.record import Row
+from qwenprof.stages._timed_row import empty_row, timing_columns
+from qwenprof.stages.matmul import DTYPES
+from qwenprof.stages.stage import Bench, Stage
+
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
+
+    from qwenprof.harness.plan import Allowance, TimePlan
+    from qwenprof.harness.sampler import Timing
+    from qwenprof.workload.loading import Subject
+
+SMALLEST_COUNT, STEP = 64, 4
+CONV, LINEAR = "Conv3d", "Linear"
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Pair:
+    """The convolution and its equal, and the patches for both: (N, C, *kernel)."""
+
+    conv: nn.Conv3d
+    linear: nn.Linear
+    patches: torch.Tensor
+
+    @property
+    def flat(self) -> torch.Tensor:
+        return self.patches.flatten(1)
+
+    def outputs(self) -> dict[str, torch.Tensor]:
+        return {CONV: self.run_conv(), LINEAR: self.run_linear()}
+
+    def run_conv(self) -> torch.Tensor:
+        import torch
+
+        with torch.inference_mode():
+            return self.conv(self.patches).flatten(1)  # type: ignore[no-any-return]
+
+    def run_linear(self) -> torch.Tensor:
+        import torch
+
+        with torch.inference_mode():
+            return self.linear(self.flat)  # type: ignore[no-any-return]
+
+
+def measure(bench: Bench) -> None:
+    subject = bench.subject()
+    conv, patches = _conv_and_patches(subject)
+    counts = patch_counts(len(patches))
+    for dtype in [bench.dtype, *(each for each in DTYPES if each != bench.dtype)]:
+        plan = bench.plan({str(count): float(count) for count in counts}, share=1 / len(DTYPES))
+        for count in counts:
+            bench.say(f"Conv3d against Linear, {count} patches, {dtype}")
+            for row in _compared(bench, plan, _pair(conv, patches[:count], dtype), dtype):
+                bench.add_row("variants", row)
+
+
+def patch_counts(most: int) -> list[int]:
+    """Patch counts from 64 to `most`, four times as many at each step."""
+    counts = []
+    count = SMALLEST_COUNT
+    while count < most:
+        counts.append(count)
+        count *= STEP
+    return [*counts, most]
+
+
+def _conv_and_patches(subject: Subject) -> tuple[nn.Conv3d, torch.Tensor]:
+    """The model's own projection and the workload's patches, as (N, C, *kernel)."""
+    from torch import nn
+
+    from qwenprof.fix.linearize import obstacle
+
+    tower = subject.require_vision().tower
+    conv, pixels = tower.child(tower.projection), subject.inputs().pixels
+    reason = obstacle(conv)
+    if not isinstance(conv, nn.Conv3d) or reason:
+        raise NotApplicable(f"{tower.projection} is no Conv3d that equals a linear layer: {reason}")
+    assert pixels is not None
+    return conv, pixels.values.view(-1, conv.in_channels, *conv.kernel_size)
+
+
+def _pair(conv: nn.Conv3d, patches: torch.Tensor, dtype: str) -> _Pair:
+    from qwenprof.fix.linearize import linearize
+    from qwenprof.workload.loading import TORCH_DTYPES
+
+    own = copy.deepcopy(conv).to(TORCH_DTYPES[dtype])
+    return _Pair(conv=own, linear=linearize(own), patches=patches.to(TORCH_DTYPES[dtype]))
+
+
+def _compared(bench: Bench, plan: TimePlan, pair: _Pair, dtype: str) -> list[Row]:
+    """The rows of both variants at one patch count, whatever becomes of them."""
+    from qwenprof.harness.memory import free_cached_memory, is_out_of_memory
+    from qwenprof.harness.plan import Refusal
+
+    count = len(pair.patches)
+    allowance = plan.start(str(count))
+    if isinstance(allowance, Refusal):
+        return _unmeasured(pair, dtype, "skipped", allowance.reason)
+    try:
+        timings = _timed(bench, pair, f"{dtype}/{count}", allowance)
+        plan.learn(str(count), sum(timing.one_call_s for timing in timings.values()))
+        return _measured(bench, pair, dtype, timings, _errors(pair))
+    except (RuntimeError, MemoryError) as error:
+        status = "out_of_memory" if is_out_of_memory(error) else "failed"
+        reason = str(error).splitlines()[0]
+    free_cached_memory(bench.device)
+    return _unmeasured(pair, dtype, status, reason)
+
+
+def _timed(bench: Bench, pair: _Pair, key: str, allowance: Allowance) -> dict[str, Timing]:
+    timings = bench.sampler.compare({CONV: pair.run_conv, LINEAR: pair.run_linear}, allowance)
+    for variant, timing in timings.items():
+        bench.add_series(timing.series(f"{variant}/{key}"))
+    return timings
+
+
+def _measured(
+    bench: Bench,
+    pair: _Pair,
+    dtype: str,
+    timings: dict[str, Timing],
+    errors: dict[str, Row],
+) -> list[Row]:
+    from qwenprof.harness.memory import peak_bytes
+
+    speedup = statistics.ratio_of_medians(
+        timings[CONV].device.values, timings[LINEAR].device.values
+    )
+    low, high = speedup.ci or (None, None)
+    gains: dict[str, Row] = {
+        CONV: {"speedup": 1.0, "speedup_low": None, "speedup_high": None},
+        LINEAR: {"speedup": speedup.value, "speedup_low": low, "speedup_high": high},
+    }
+    calls = {CONV: pair.run_conv, LINEAR: pair.run_linear}
+    return [
+        _columns(pair, dtype, variant)
+        | timing_columns(timings[variant])
+        | gains[variant]
+        | errors[variant]
+        | {"peak_bytes": peak_bytes(calls[variant], bench.device), "status": "ok", "reason": None}
+        for variant in (CONV, LINEAR)
+    ]
+
+
+def _unmeasured(pair: _Pair, dtype: str, status: str, reason: str) -> list[Row]:
+    return [
+        _columns(pair, dtype, variant) | empty_row(status, reason) for variant in (CONV, LINEAR)
+    ]
+
+
+def _columns(pair: _Pair, dtype: str, variant: str) -> Row:
+    from qwenprof.harness.dispatch import convolution_backend
+
+    measured = ("speedup", "speedup_low", "speedup_high", "max_abs_error", "cosine")
+    return {
+        "variant": variant,
+        "dtype": dtype,
+        "patches": len(pair.patches),
+        "direction": "forward",
+        "backend": convolution_backend(pair.conv, pair.patches) if variant == CONV else "GEMM",
+        "bias": pair.conv.bias is not None,
+        **dict.fromkeys(measured),
+        "max_abs_difference": None,
+    }
+
+
+def _errors(pair: _Pair) -> dict[str, Row]:
+    """Each variant's error against fp64, and the two variants' difference from each other."""
+    reference = _reference(pair)
+    outputs = {name: output.double() for name, output in pair.outputs().items()}
+    difference = float((outputs[CONV] - outputs[LINEAR]).abs().max())
+    return {
+        name: {
+            "max_abs_error": float((output - reference).abs().max()),
+            "cosine": _cosine(output, reference),
+            "max_abs_difference": difference,
+        }
+        for name, output in outputs.items()
+    }
+
+
+def _reference(pair: _Pair) -> torch.Tensor:
+    """The same map in fp64: (N, D), on the device if it knows fp64, else on the host."""
+    import torch
+
+    device = torch.device("cpu") if pair.patches.device.type == "mps" else pair.patches.device
+    parameters: Any = [pair.linear.weight, pair.linear.bias]
+    weight, bias = (
+        None if each is None else each.detach().to(device).double() for each in parameters
+    )
+    output = torch.nn.functional.linear(pair.flat.to(device).double(), weight, bias)
+    return output.to(pair.patches.device) if device == pair.patches.device else output
+
+
+def _cosine(left: torch.Tensor, right: torch.Tensor) -> float:
+    import torch
+
+    return float(torch.nn.functional.cosine_similarity(left.flatten(), right.flatten(), dim=0))
+
+
+STAGE = Stage(
+    name="compare-patch-embed",
+    order=50,
+    question="Is it the patch embedding's convolution?",
+    suspect="Conv3d where a linear layer would do",
+    measure=measure,
+    budget_s=30.0,
+    example="qwenprof compare-patch-embed --dtype bf16 --frames 8",
+)

@@ -1,0 +1,1 @@
+"""WHAT is measured: a model family, its inputs, its device."""

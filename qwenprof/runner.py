@@ -161,9 +161,10 @@ def profile_module(
     from qwenprof.workload.loading import foreign_subject
 
     subject = foreign_subject(module, args, kwargs)
+    facts: Facts = {"family": None, "device": str(subject.device), "dtype": subject.dtype_name}
+    facts["summary"] = f"{type(module).__name__}, {subject.dtype_name} on {subject.device}"
     experiment = Experiment(
-        facts={"family": None, "dtype": subject.dtype_name, "device": str(subject.device)}
-        | {"summary": f"{type(module).__name__}, {subject.dtype_name} on {subject.device}"},
+        facts=facts,
         device=str(subject.device),
         dtype=subject.dtype_name,
         load=lambda: subject,
@@ -243,10 +244,13 @@ def _outcome(stage: Stage, laboratory: Laboratory) -> tuple[Status, str | None]:
     from qwenprof.harness.conditions import Conditions, gauge_for
     from qwenprof.harness.memory import is_out_of_memory
 
+    conditions = Conditions(gauge_for(laboratory.device))
     try:
-        with Conditions(gauge_for(laboratory.device)) as conditions:
-            stage.measure(laboratory)
-        laboratory.add_row("conditions", conditions.row())
+        try:
+            with conditions:
+                stage.measure(laboratory)
+        finally:
+            laboratory.add_row("conditions", conditions.row())
     except KeyboardInterrupt:
         return "interrupted", "interrupted by the user"
     except NotApplicable as error:

@@ -17,7 +17,8 @@ from qwenprof.record.record import Cell, Record
 class Machine:
     """What the matmul stage measured; a rate that was not measured is None.
 
-    flop_per_s: dtype -> best GEMM rate seen.
+    flop_per_s: dtype -> the best GEMM rate of any size and sample, because a bound is the
+        least time and not the usual one.
     """
 
     flop_per_s: dict[str, float]
@@ -32,7 +33,7 @@ def machine(record: Record) -> Machine | None:
         return None
     rates: dict[str, float] = {}
     for row in record.rows("matmul", "gemm"):
-        dtype, tflops = str(row.get("dtype")), number(row.get("tflops"))
+        dtype, tflops = str(row.get("dtype")), number(row.get("best_tflops"))
         if tflops is not None:
             rates[dtype] = max(rates.get(dtype, 0.0), tflops * 1e12)
     return Machine(

@@ -56,9 +56,7 @@ def diagnose(record: Record) -> list[Finding]:
     findings = [rule.judge(record) for rule in rules().values()]
     verdicts = ("problem", "clear", "not assessed")
     severities = ("critical", "warning", "info")
-    return sorted(
-        findings, key=lambda f: (verdicts.index(f.verdict), severities.index(f.severity))
-    )
+    return sorted(findings, key=lambda f: (verdicts.index(f.verdict), severities.index(f.severity)))
 
 
 def not_assessed(rule: str, question: str, why: str) -> Finding:

@@ -23,17 +23,15 @@ def obstacle(conv: nn.Module) -> str | None:
     """Why `conv` is not a linear map of disjoint windows; None if it is one."""
     if not isinstance(conv, CONVOLUTIONS):
         return f"{type(conv).__name__} is not a Conv1d, Conv2d or Conv3d"
-    if tuple(conv.stride) != tuple(conv.kernel_size):
-        return f"stride {tuple(conv.stride)} differs from kernel size {tuple(conv.kernel_size)}"
-    if isinstance(conv.padding, str) and conv.padding != "valid":
-        return f"padding {conv.padding!r} is not 'valid'"
-    if not isinstance(conv.padding, str) and any(conv.padding):
-        return f"padding {tuple(conv.padding)} is not zero"
-    if any(step != 1 for step in conv.dilation):
-        return f"dilation {tuple(conv.dilation)} is not 1"
-    if conv.groups != 1:
-        return f"groups {conv.groups} is not 1"
-    return None
+    conditions = {
+        f"stride {conv.stride} differs from kernel size {conv.kernel_size}": (
+            tuple(conv.stride) == tuple(conv.kernel_size)
+        ),
+        f"padding {conv.padding} is not zero": conv.padding == "valid" or set(conv.padding) == {0},
+        f"dilation {conv.dilation} is not 1": set(conv.dilation) == {1},
+        f"groups {conv.groups} is not 1": conv.groups == 1,
+    }
+    return next((failure for failure, holds in conditions.items() if not holds), None)
 
 
 def linearize(conv: Convolution) -> nn.Linear:

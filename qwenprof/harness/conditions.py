@@ -9,14 +9,17 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import psutil
 
 from qwenprof.harness import statistics
-from qwenprof.record.record import Row
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from qwenprof.record.record import Row
 
 POLL_S = 0.1
 BUSY_CORES = 0.25
@@ -123,8 +126,12 @@ class Conditions:
 
     gauge: Gauge | None
     poll_s: float = POLL_S
-    load: Callable[[], float | None] = lambda: cores_busy_elsewhere()
+    load: Callable[[], float | None] = lambda: cores_busy_elsewhere()  # noqa: PLW0108 - defined below
     readings: list[Reading] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self._cores_busy: float | None = None
+        self._neighbours: int | None = None
 
     def __enter__(self) -> Conditions:
         self._cores_busy = self.load()
@@ -139,8 +146,8 @@ class Conditions:
         self._done.set()
         if self.gauge:
             self._watcher.join()
-            after = self.gauge.neighbours()
-            self._neighbours = max(self._neighbours or 0, after or 0)
+            counts = (self._neighbours, self.gauge.neighbours())
+            self._neighbours = max((n for n in counts if n is not None), default=None)
 
     def row(self) -> Row:
         """What was seen, as a row of a record."""

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import psutil
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     import torch
 
 POLL_S = 0.002
+
+# what the host's allocator, the CUDA driver, and cuBLAS or cuDNN say in a plain RuntimeError
+OUT_OF_MEMORY = ("can't allocate memory", "CUDA error: out of memory", "_STATUS_ALLOC_FAILED")
 
 
 def peak_bytes(call: Callable[[], Any], device: str) -> int | None:
@@ -33,9 +37,9 @@ def is_out_of_memory(error: BaseException) -> bool:
     """Whether an error says that memory ran out, on the device or on the host."""
     import torch
 
-    return isinstance(error, MemoryError | torch.OutOfMemoryError) or (
-        isinstance(error, RuntimeError) and "can't allocate memory" in str(error)
-    )
+    if isinstance(error, MemoryError | torch.OutOfMemoryError):
+        return True
+    return isinstance(error, RuntimeError) and any(sign in str(error) for sign in OUT_OF_MEMORY)
 
 
 def free_cached_memory(device: str) -> None:

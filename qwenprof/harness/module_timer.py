@@ -8,13 +8,17 @@ forward is not lost and exclusive times add up to the total by construction.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from qwenprof.harness.clock import Clock, Mark
 from qwenprof.harness.probe import ROOT, Node, attached
+
+if TYPE_CHECKING:
+    from contextlib import AbstractContextManager
+
+    from qwenprof.harness.clock import Clock, Mark
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,6 +32,8 @@ class NodeTime:
 
 Pass = Mapping[str, NodeTime]
 
+ABSENT = NodeTime(calls=0, inclusive_s=0.0, exclusive_s=0.0)
+
 
 @dataclass
 class _Span:
@@ -39,6 +45,9 @@ class _Span:
 
 @dataclass
 class _OpenPass:
+    """handling: the error that was being handled already when the pass began, if any."""
+
+    handling: BaseException | None
     spans: list[_Span] = field(default_factory=list)
     stack: list[int] = field(default_factory=list)
 
@@ -64,7 +73,7 @@ class ModuleTimer:
 
     def _enter(self, node: Node, _: tuple[Any, ...], __: dict[str, Any]) -> None:
         if node.path == ROOT:
-            self._passes.append(_OpenPass())
+            self._passes.append(_OpenPass(handling=sys.exc_info()[1]))
         elif not self._passes or not self._passes[-1].stack:
             return  # called from outside the model's own forward
         current = self._passes[-1]
@@ -72,10 +81,13 @@ class ModuleTimer:
         current.stack.append(len(current.spans))
         current.spans.append(_Span(node.path, parent, self._clock.mark()))
 
-    def _leave(self, _: Node, __: Any) -> None:
-        if self._passes and self._passes[-1].stack:
-            current = self._passes[-1]
-            current.spans[current.stack.pop()].end = self._clock.mark()
+    def _leave(self, node: Node, _: Any) -> None:
+        if not self._passes or not self._passes[-1].stack:
+            return
+        current = self._passes[-1]
+        current.spans[current.stack.pop()].end = self._clock.mark()
+        if node.path == ROOT and sys.exc_info()[1] is not current.handling:
+            self._passes.pop()  # the forward did not get to its end
 
     def _resolved(self, each: _OpenPass) -> Pass:
         inclusive = [self._clock.elapsed_s(span.start, span.end) for span in each.spans]
@@ -94,7 +106,8 @@ def typical(passes: Sequence[Pass]) -> Pass:
     """The mean over the middle half of the passes, by their total: robust, and still additive.
 
     A median per node would not add up to the total; one pass alone would waste the others.
-    This is the interquartile mean, taken over whole passes.
+    This is the interquartile mean, taken over whole passes. A node that some passes did not
+    reach took no time in those.
 
     Raises:
         ValueError: `passes` is empty.
@@ -104,7 +117,8 @@ def typical(passes: Sequence[Pass]) -> Pass:
     ordered = sorted(passes, key=lambda each: each[ROOT].inclusive_s)
     quarter = len(ordered) // 4
     middle = ordered[quarter : len(ordered) - quarter]
-    return {path: _mean([each[path] for each in middle if path in each]) for path in middle[0]}
+    paths = dict.fromkeys(path for each in middle for path in each)
+    return {path: _mean([each.get(path, ABSENT) for each in middle]) for path in paths}
 
 
 def _added(so_far: NodeTime | None, inclusive_s: float, exclusive_s: float) -> NodeTime:
@@ -119,7 +133,7 @@ def _added(so_far: NodeTime | None, inclusive_s: float, exclusive_s: float) -> N
 
 def _mean(times: Sequence[NodeTime]) -> NodeTime:
     return NodeTime(
-        calls=times[0].calls,
+        calls=max(time.calls for time in times),
         inclusive_s=sum(time.inclusive_s for time in times) / len(times),
         exclusive_s=sum(time.exclusive_s for time in times) / len(times),
     )

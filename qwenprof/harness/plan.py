@@ -7,10 +7,13 @@ that cannot fit is refused with its prediction instead of being started.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-from qwenprof.harness.clock import Clock
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from qwenprof.harness.clock import Clock
 
 GRACE = 1.25  # a prediction may be this much off before a case is refused
 LEAST_CASE_S = 0.1

@@ -4,12 +4,14 @@ The protocol is distilled from nvbench, torch.utils.benchmark, triton's do_bench
 and hyperfine:
 
 1. The first call is synchronised, timed and kept apart.
-2. An operation whose first call exceeds the case's budget is slow: it is called once more if
-   that is affordable, and never again.
-3. Warm-up ends when three calls in a row agree.
+2. An operation whose first call exceeds the case's budget is called once more if that is
+   affordable. It is slow if that call exceeds the budget too, and is never called again;
+   else the first call did something that the others need not, such as loading a library.
+3. Warm-up ends when three calls in a row agree. An operation of which a few calls fill the
+   budget has none: every call after the first is a sample.
 4. Samples are taken on the device's own timeline with one synchronisation per chunk. Short
    operations run several times a sample. Before each chunk one untimed call fills the queue,
-   so that no sample contains the latency of a launch into an idle device.
+   so that no sample of a short operation contains the latency of a launch into an idle device.
 5. Host enqueue time and wall time come from calls that start on an idle device.
 6. Sampling stops when the median is known well enough, or at a limit; the reason is kept.
 
@@ -21,12 +23,14 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from qwenprof.harness import statistics
-from qwenprof.harness.clock import Clock
-from qwenprof.harness.plan import Allowance
 from qwenprof.record.record import Series
+
+if TYPE_CHECKING:
+    from qwenprof.harness.clock import Clock
+    from qwenprof.harness.plan import Allowance
 
 Call = Callable[[], Any]
 
@@ -100,21 +104,24 @@ class Timing:
 
 @dataclass(frozen=True, kw_only=True)
 class _IdleCall:
-    """One call that started on an idle device; host and wall are None without a queue."""
+    """One call that started on an idle device."""
 
     device_s: float
-    host_s: float | None
-    wall_s: float | None
+    host_s: float
+    wall_s: float
 
 
 @dataclass(kw_only=True)
 class _Samples:
-    """The samples of one case while they are being taken."""
+    """The samples of one case while they are being taken.
+
+    estimate_s: what one call will take, for planning.
+    """
 
     case: Case
     first_call_s: float
     estimate_s: float
-    calls_per_sample: int
+    calls_per_sample: int = 1
     device: list[float] = field(default_factory=list)
     host: list[float] = field(default_factory=list)
     wall: list[float] = field(default_factory=list)
@@ -124,9 +131,8 @@ class _Samples:
         self.add_latency(call)
 
     def add_latency(self, call: _IdleCall) -> None:
-        if call.host_s is not None and call.wall_s is not None:
-            self.host.append(call.host_s)
-            self.wall.append(call.wall_s)
+        self.host.append(call.host_s)
+        self.wall.append(call.wall_s)
 
 
 class Sampler:
@@ -148,27 +154,39 @@ class Sampler:
     def compare(self, calls: Mapping[str, Call | Case], allowance: Allowance) -> dict[str, Timing]:
         """Time several operations in turn, forwards and backwards (A B B A), for a fair ratio.
 
-        The allowance is for all of them together. An operation that turns out to be slow
-        leaves the round and is called once more at most.
+        The allowance is for all of them together, divided evenly. An operation that turns out
+        to be slow leaves the round, and the seconds that it took are not taken from the others.
         """
         started_s = self.clock.now_s()
         cases = {k: c if isinstance(c, Case) else Case(call=c) for k, c in calls.items()}
-        share_s = allowance.case_s / len(cases)
-        first = {key: self._synchronized_s(case) for key, case in cases.items()}
-        slow = [key for key, first_s in first.items() if first_s > share_s]
-        limit_s = started_s + allowance.limit_s
-        timings = {key: self._slow_timing(cases[key], first[key], limit_s) for key in slow}
-        steady = [
-            self._warmed_up(case, first[key], share_s)
-            for key, case in cases.items()
-            if key not in slow
-        ]
-        spent_by_slow_s = sum(first[key] for key in slow)
-        deadline_s = started_s + allowance.case_s + spent_by_slow_s
+        share_s, limit_s = allowance.case_s / len(cases), started_s + allowance.limit_s
+        begun = {key: self._first_call(case) for key, case in cases.items()}
+        second = {key: self._second_call(each, share_s, limit_s) for key, each in begun.items()}
+        slow = [key for key, each in begun.items() if _is_slow(each, second[key], share_s)]
+        steady = [self._warmed_up(begun[k], second[k], share_s) for k in begun if k not in slow]
+        apart_s = sum(_seconds_apart(begun[key], second[key], share_s) for key in begun)
+        deadline_s = started_s + apart_s + share_s * len(steady)
         stop_reason = self._sample_in_turn(steady, deadline_s) if steady else ""
-        for key, samples in zip((k for k in cases if k not in slow), steady, strict=True):
-            timings[key] = self._timing(samples, stop_reason)
-        return {key: timings[key] for key in cases}
+        return {
+            key: self._slow_timing(each, second[key])
+            if key in slow
+            else self._timing(each, stop_reason)
+            for key, each in begun.items()
+        }
+
+    def _first_call(self, case: Case) -> _Samples:
+        first_s = self._synchronized_s(case)
+        return _Samples(case=case, first_call_s=first_s, estimate_s=first_s)
+
+    def _second_call(self, samples: _Samples, share_s: float, limit_s: float) -> _IdleCall | None:
+        """A call to tell a long operation from a long first call, where there is a doubt."""
+        first_s = samples.first_call_s
+        if first_s <= self.rules.warmup_share * share_s:
+            return None
+        too_slow = first_s > self.rules.slowest_second_call_s
+        if first_s > share_s and (too_slow or self.clock.now_s() + first_s > limit_s):
+            return None
+        return self._call_from_idle(samples.case)
 
     def _synchronized_s(self, case: Case) -> float:
         with case.around():
@@ -178,47 +196,58 @@ class Sampler:
             self.clock.synchronize()
             return self.clock.now_s() - start_s
 
-    def _slow_timing(self, case: Case, first_s: float, limit_s: float) -> Timing:
-        too_slow = first_s > self.rules.slowest_second_call_s
-        if too_slow or self.clock.now_s() + first_s > limit_s:
-            flags = ["slow_op: the first call is the only one", "few_samples: n = 1"]
-            device = Series(unit="s", values=[first_s], stop_reason="slow_op", flags=flags)
-            return Timing(first_call_s=first_s, device=device)
-        samples = _Samples(case=case, first_call_s=first_s, estimate_s=first_s, calls_per_sample=1)
-        samples.add(self._call_from_idle(case))
-        return self._timing(samples, "slow_op")
+    def _slow_timing(self, samples: _Samples, second: _IdleCall | None) -> Timing:
+        if second is not None:
+            samples.add(second)
+            return self._timing(samples, "slow_op")
+        flags = ["slow_op: the first call is the only one", "few_samples: n = 1"]
+        values = [samples.first_call_s]
+        device = Series(unit="s", values=values, stop_reason="slow_op", flags=flags)
+        return Timing(first_call_s=samples.first_call_s, device=device)
 
-    def _warmed_up(self, case: Case, first_s: float, share_s: float) -> _Samples:
+    def _warmed_up(self, samples: _Samples, second: _IdleCall | None, share_s: float) -> _Samples:
+        """The same samples, with the operation warm and its duration known."""
         rules = self.rules
-        recent, spent_s, calls = [first_s], first_s, 1
-        while spent_s < rules.warmup_share * share_s:
-            recent.append(self._synchronized_s(case))
+        warmup_s = rules.warmup_share * share_s
+        if second and second.wall_s > warmup_s:
+            samples.estimate_s = second.wall_s
+            samples.add(second)
+            return samples
+        recent, calls = [second.wall_s if second else samples.first_call_s], 1
+        spent_s = recent[0]
+        while spent_s < warmup_s:
+            recent.append(self._synchronized_s(samples.case))
             spent_s, calls = spent_s + recent[-1], calls + 1
             last = recent[-3:]
             agreed = max(last) <= (1 + rules.warmup_agreement) * min(last)
             if calls > rules.warmup_calls and spent_s >= rules.warmup_s and agreed:
                 break
-        estimate_s = min(recent[-3:])
-        return _Samples(
-            case=case,
-            first_call_s=first_s,
-            estimate_s=estimate_s,
-            calls_per_sample=max(1, min(1000, round(rules.min_sample_s / max(estimate_s, 1e-9)))),
-        )
+        samples.estimate_s = max(min(recent[-3:]), 1e-9)
+        samples.calls_per_sample = max(1, min(1000, round(rules.min_sample_s / samples.estimate_s)))
+        return samples
 
     def _sample_in_turn(self, cases: list[_Samples], deadline_s: float) -> str:
         started_s, forwards = self.clock.now_s(), True
-        reserve_s = self.rules.latency_share * max(0.0, deadline_s - started_s)
-        while True:
+        reserve_s = self._reserve_s(cases, deadline_s - started_s)
+        reason = ""
+        while not reason:
             for samples in cases if forwards else reversed(cases):
-                self._chunk(samples, deadline_s - reserve_s)
+                if not samples.device or self.clock.now_s() < deadline_s - reserve_s:
+                    self._chunk(samples, deadline_s - reserve_s)
             forwards = not forwards
             reason = self._reason_to_stop(cases, started_s, deadline_s - reserve_s)
-            if reason:
-                break
         for samples in cases:
             self._latencies(samples, reserve_s / len(cases))
         return reason
+
+    def _reserve_s(self, cases: list[_Samples], left_s: float) -> float:
+        """Seconds to keep for calls from an idle device, which long operations always are."""
+        needed = self.clock.asynchronous and not all(map(self._is_long, cases))
+        return self.rules.latency_share * max(0.0, left_s) if needed else 0.0
+
+    def _is_long(self, samples: _Samples) -> bool:
+        """Whether one launch from idle is lost in one call, so that no queue is needed."""
+        return samples.estimate_s > self.rules.chunk_s / 2
 
     def _reason_to_stop(self, cases: list[_Samples], started_s: float, deadline_s: float) -> str:
         rules, now_s = self.rules, self.clock.now_s()
@@ -237,14 +266,13 @@ class Sampler:
 
     def _chunk(self, samples: _Samples, deadline_s: float) -> None:
         """Take as many samples as fit into one stretch of work without a synchronisation."""
-        left_s = deadline_s - self.clock.now_s()
-        sample_s = samples.estimate_s * samples.calls_per_sample
-        room = int(min(self.rules.chunk_s, max(left_s, 0.0)) / max(sample_s, 1e-9))
-        size = min(self.rules.min_samples, room)
-        if size <= 1:
+        if self._is_long(samples):
             samples.add(self._call_from_idle(samples.case))
-        else:
-            self._chunk_from_queue(samples, size)
+            return
+        left_s = max(0.0, deadline_s - self.clock.now_s())
+        sample_s = samples.estimate_s * samples.calls_per_sample
+        room = int(min(self.rules.chunk_s, left_s) / sample_s)
+        self._chunk_from_queue(samples, max(1, min(self.rules.min_samples, room)))
 
     def _chunk_from_queue(self, samples: _Samples, size: int) -> None:
         clock, call, repeat = self.clock, samples.case.call, samples.calls_per_sample
@@ -267,18 +295,14 @@ class Sampler:
         clock = self.clock
         with case.around():
             clock.synchronize()
-            begin_s, start = clock.now_s(), clock.mark()
+            start, begin_s = clock.mark(), clock.now_s()
             case.call()
-            end, returned_s = clock.mark(), clock.now_s()
+            returned_s, end = clock.now_s(), clock.mark()
             clock.synchronize()
             done_s = clock.now_s()
         device_s = clock.elapsed_s(start, end)
         clock.release(start, end)
-        return _IdleCall(
-            device_s=device_s,
-            host_s=returned_s - begin_s if clock.asynchronous else None,
-            wall_s=done_s - begin_s if clock.asynchronous else None,
-        )
+        return _IdleCall(device_s=device_s, host_s=returned_s - begin_s, wall_s=done_s - begin_s)
 
     def _latencies(self, samples: _Samples, budget_s: float) -> None:
         """Host and wall time of calls that start on an idle device, where they are missing."""
@@ -292,16 +316,25 @@ class Sampler:
         flags = statistics.quality_flags(samples.device)
         if samples.calls_per_sample > 1:
             flags.append(f"inner_loop: each value is the mean of {samples.calls_per_sample} calls")
-        if stop_reason in ("budget", "slow_op"):
+        if stop_reason != "converged" and not self._all_converged([samples]):
             flags.append(f"{stop_reason}: stopped before the median was known to 0.5 %")
+        queued = self.clock.asynchronous
         return Timing(
             first_call_s=samples.first_call_s,
-            device=Series(
-                unit="s", values=samples.device, stop_reason=stop_reason, flags=flags
-            ),
-            host=_series_or_none(samples.host, stop_reason),
-            wall=_series_or_none(samples.wall, stop_reason),
+            device=Series(unit="s", values=samples.device, stop_reason=stop_reason, flags=flags),
+            host=_series_or_none(samples.host, stop_reason) if queued else None,
+            wall=_series_or_none(samples.wall, stop_reason) if queued else None,
         )
+
+
+def _is_slow(samples: _Samples, second: _IdleCall | None, share_s: float) -> bool:
+    return samples.first_call_s > share_s and (second is None or second.wall_s > share_s)
+
+
+def _seconds_apart(samples: _Samples, second: _IdleCall | None, share_s: float) -> float:
+    """Seconds that were spent on one operation and are not to be missed by the others."""
+    first_s = samples.first_call_s if samples.first_call_s > share_s else 0.0
+    return first_s + (second.wall_s if second and second.wall_s > share_s else 0.0)
 
 
 def _series_or_none(values: list[float], stop_reason: str) -> Series | None:

@@ -7,11 +7,13 @@ spread the interquartile range, and nothing is ever dropped: what looks wrong is
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 MIN_SAMPLES_FOR_CI = 6
 NOISY_IQR = 0.10
@@ -223,4 +225,5 @@ def _resampled_medians(
     values: Sequence[float], resamples: int, generator: np.random.Generator
 ) -> np.ndarray[tuple[int, ...], np.dtype[np.float64]]:
     array = np.asarray(values, dtype=float)
-    return np.median(generator.choice(array, size=(resamples, len(array))), axis=1)
+    drawn = generator.choice(array, size=(resamples, len(array)))
+    return np.asarray(np.median(drawn, axis=1), dtype=np.float64)

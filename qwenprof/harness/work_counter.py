@@ -8,9 +8,8 @@ embedding's weights only the rows that were looked up count.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
@@ -18,6 +17,9 @@ from torch.utils import flop_counter
 from torch.utils.flop_counter import FlopCounterMode
 
 from qwenprof.harness.probe import Node, attached
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,18 +60,22 @@ def _cpu_attention() -> dict[Any, Callable[..., int]]:
     if operator is None or operator.default in flop_counter.flop_registry:
         return {}
 
+    count: Callable[..., int] = flop_counter.sdpa_flop_count
+
     def flops(query: Any, key: Any, value: Any, *_: Any, **__: Any) -> int:
-        return int(flop_counter.sdpa_flop_count(query, key, value))
+        return count(query, key, value)
 
     return {operator: flops}
 
 
 def _weight_bytes(module: nn.Module) -> int:
-    return sum(
-        parameter.nbytes
-        for child in module.modules()
-        if not isinstance(child, nn.Embedding)
-        for parameter in child.parameters(recurse=False)
+    return _tensor_bytes(
+        [
+            parameter
+            for child in module.modules()
+            if not isinstance(child, nn.Embedding)
+            for parameter in child.parameters(recurse=False)
+        ]
     )
 
 

@@ -133,7 +133,7 @@ def _torch() -> dict[str, Any]:
         "cudnn_deterministic": cudnn.deterministic,
         "cudnn_allow_tf32": _attempt(lambda: cudnn.allow_tf32),
         "matmul_allow_tf32": _attempt(lambda: torch.backends.cuda.matmul.allow_tf32),
-        "onednn_available": torch.backends.mkldnn.is_available(),
+        "onednn_available": _attempt(torch.backends.mkldnn.is_available),
         "onednn_enabled": _attempt(lambda: torch.backends.mkldnn.enabled),
         "float32_matmul_precision": torch.get_float32_matmul_precision(),
         "threads": torch.get_num_threads(),
@@ -144,7 +144,7 @@ def _torch() -> dict[str, Any]:
 def _cudnn_compile_version() -> str:
     import torch
 
-    return ".".join(str(part) for part in torch._C._cudnn.getCompileVersion())  # type: ignore[attr-defined]
+    return ".".join(str(part) for part in torch._C._cudnn.getCompileVersion())
 
 
 def _cudnn_wheel() -> str | None:

@@ -14,7 +14,8 @@ if TYPE_CHECKING:
     from qwenprof.harness.plan import Allowance, TimePlan
     from qwenprof.harness.sampler import Timing
 
-MEASURED = ("median_s", "ci_low_s", "ci_high_s", "n", "first_call_s", "peak_bytes")
+TIMED = ("median_s", "ci_low_s", "ci_high_s", "n", "first_call_s")
+MEASURED = (*TIMED, "peak_bytes")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -10,10 +10,9 @@ from __future__ import annotations
 
 import copy
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from qwenprof.errors import NotApplicable
-from qwenprof.harness import statistics
 from qwenprof.record.record import Row
 from qwenprof.stages._timed_row import empty_row, timing_columns
 from qwenprof.stages.matmul import DTYPES
@@ -138,6 +137,7 @@ def _measured(
     timings: dict[str, Timing],
     errors: dict[str, Row],
 ) -> list[Row]:
+    from qwenprof.harness import statistics
     from qwenprof.harness.memory import peak_bytes
 
     speedup = statistics.ratio_of_medians(
@@ -184,7 +184,9 @@ def _columns(pair: _Pair, dtype: str, variant: str) -> Row:
 def _errors(pair: _Pair) -> dict[str, Row]:
     """Each variant's error against fp64, and the two variants' difference from each other."""
     reference = _reference(pair)
-    outputs = {name: output.double() for name, output in pair.outputs().items()}
+    outputs = {
+        name: output.to(reference.device).double() for name, output in pair.outputs().items()
+    }
     difference = float((outputs[CONV] - outputs[LINEAR]).abs().max())
     return {
         name: {
@@ -201,12 +203,9 @@ def _reference(pair: _Pair) -> torch.Tensor:
     import torch
 
     device = torch.device("cpu") if pair.patches.device.type == "mps" else pair.patches.device
-    parameters: Any = [pair.linear.weight, pair.linear.bias]
-    weight, bias = (
-        None if each is None else each.detach().to(device).double() for each in parameters
-    )
-    output = torch.nn.functional.linear(pair.flat.to(device).double(), weight, bias)
-    return output.to(pair.patches.device) if device == pair.patches.device else output
+    exact = copy.deepcopy(pair.linear).to(device).double()
+    with torch.inference_mode():
+        return exact(pair.flat.to(device).double())  # type: ignore[no-any-return]
 
 
 def _cosine(left: torch.Tensor, right: torch.Tensor) -> float:

@@ -11,10 +11,14 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from qwenprof.record.record import Row
+from qwenprof.stages._timed_row import TIMED, timing_columns
 from qwenprof.stages.stage import Bench, Stage
 
 if TYPE_CHECKING:
     import torch
+
+    from qwenprof.harness.plan import TimePlan
+    from qwenprof.harness.sampler import Timing
 
 HEALTHY, SUSPICIOUS = 0.50, 0.30
 DTYPES = ("bf16", "fp16", "fp32")
@@ -64,7 +68,11 @@ KNOWN = (
         achieved=271.0,
         achieved_source=GEMM_BLOG,
     ),
-    Known(pattern=r"NVIDIA A100-PCIE-\d+GB|NVIDIA A100 80GB PCIe", peak=312.0, source="NVIDIA A100 datasheet"),
+    Known(
+        pattern=r"NVIDIA A100-PCIE-\d+GB|NVIDIA A100 80GB PCIe",
+        peak=312.0,
+        source="NVIDIA A100 datasheet",
+    ),
     Known(pattern=r"NVIDIA H100 PCIe", peak=756.0, source="NVIDIA H100 datasheet"),
     Known(
         pattern=r"NVIDIA H100 80GB HBM3",
@@ -129,12 +137,13 @@ def _measure_gemms(bench: Bench, dtype: str) -> None:
         bench.say(f"matrix product {size} x {size}, {dtype}")
         allowance = plan.start(str(size))
         if isinstance(allowance, Refusal):
-            bench.add_row("gemm", _gemm_row(bench, size, dtype) | {"status": "skipped", "reason": allowance.reason})
+            skipped: Row = {"status": "skipped", "reason": allowance.reason}
+            bench.add_row("gemm", _gemm_row(bench, size, dtype) | skipped)
             continue
         timing = bench.sampler.measure(_gemm(size, dtype, bench.device), allowance)
         plan.learn(str(size), timing.one_call_s)
         bench.add_series(timing.series(f"gemm/{dtype}/{size}"))
-        bench.add_row("gemm", _gemm_row(bench, size, dtype, timing.median_s, timing.ci_s, timing.n))
+        bench.add_row("gemm", _gemm_row(bench, size, dtype, timing))
 
 
 def _gemm(size: int, dtype: str, device: str) -> Callable[[], torch.Tensor]:
@@ -151,26 +160,18 @@ def _gemm(size: int, dtype: str, device: str) -> Callable[[], torch.Tensor]:
     return lambda: torch.mm(left, right, out=result)
 
 
-def _gemm_row(
-    bench: Bench,
-    size: int,
-    dtype: str,
-    median_s: float | None = None,
-    ci_s: tuple[float, float] | None = None,
-    n: int = 0,
-) -> Row:
+def _gemm_row(bench: Bench, size: int, dtype: str, timing: Timing | None = None) -> Row:
     name = bench.record.fact("device", "name")
     published = known(str(name) if name else None, dtype)
-    tflops = 2 * size**3 / median_s * 1e-12 if median_s else None
+    flop = 2 * size**3
+    tflops = flop / timing.median_s * 1e-12 if timing else None
     fraction = tflops / published.peak if tflops and published else None
     return {
         "size": size,
         "dtype": dtype,
-        "median_s": median_s,
-        "ci_low_s": ci_s[0] if ci_s else None,
-        "ci_high_s": ci_s[1] if ci_s else None,
-        "n": n,
+        **(timing_columns(timing) if timing else dict.fromkeys(TIMED)),
         "tflops": tflops,
+        "best_tflops": flop / min(timing.device.values) * 1e-12 if timing else None,
         "peak_tflops": published.peak if published else None,
         "peak_source": published.source if published else None,
         "fraction_of_peak": fraction,
@@ -184,30 +185,30 @@ def _gemm_row(
 
 def _measure_machine(bench: Bench) -> None:
     bench.say("memory bandwidth and launch latency")
-    plan = bench.plan({"copy": 1.0, "launch": 1.0}, share=1 - 3 * GEMM_SHARE)
     copied_bytes, copy = _copy(bench.device)
-    copy_s = _measure_quick(bench, "memory_copy", copy, plan.start("copy"))
-    launch_s = _measure_quick(bench, "launch", _tiny(bench.device), plan.start("launch"))
+    tiny = _tiny(bench.device)
+    plan = bench.plan({"memory_copy": 1.0, "launch": 1.0}, share=1 - 3 * GEMM_SHARE)
+    copies = _measured(bench, plan, "memory_copy", copy)
+    launches = _measured(bench, plan, "launch", tiny)
     bench.add_row(
         "machine",
         {
-            "memory_bytes_per_s": 2 * copied_bytes / copy_s if copy_s else None,
+            "memory_bytes_per_s": 2 * copied_bytes / min(copies.device.values) if copies else None,
             "copied_bytes": copied_bytes,
-            "launch_latency_s": launch_s,
+            "launch_latency_s": launches.median_s if launches else None,
         },
     )
 
 
-def _measure_quick(
-    bench: Bench, key: str, call: Callable[[], Any], allowance: Any
-) -> float | None:
+def _measured(bench: Bench, plan: TimePlan, key: str, call: Callable[[], Any]) -> Timing | None:
     from qwenprof.harness.plan import Refusal
 
+    allowance = plan.start(key)
     if isinstance(allowance, Refusal):
         return None
     timing = bench.sampler.measure(call, allowance)
     bench.add_series(timing.series(key))
-    return timing.median_s
+    return timing
 
 
 def _copy(device: str) -> tuple[int, Callable[[], torch.Tensor]]:

@@ -104,15 +104,15 @@ def _module_rows(
     ]
 
 
-def _work_columns(
-    rates: Machine | None, dtype: str, time: NodeTime, work: Work | None
-) -> Row:
+def _work_columns(rates: Machine | None, dtype: str, time: NodeTime, work: Work | None) -> Row:
     """What the work is and what it should cost; None where the machine was not measured."""
     if work is None:
         return dict.fromkeys(("flops", "bytes", "bound_s", "excess_s", "slowdown"))
-    bound = rates and bound_s(
-        rates, flops=work.flops, moved_bytes=work.moved_bytes, dtype=dtype, calls=time.calls
-    )
+    bound = None
+    if rates is not None:
+        bound = bound_s(
+            rates, flops=work.flops, moved_bytes=work.moved_bytes, dtype=dtype, calls=time.calls
+        )
     return {
         "flops": work.flops,
         "bytes": work.moved_bytes,

@@ -66,7 +66,7 @@ def replaced_by_plain_sdpa(vision: VisionModel, pixels: Pixels) -> Iterator[None
     lengths = pixels.segment_lengths()
     modules = list(vision.tower.attentions().values())
     for module in modules:
-        module.forward = vision.family.plain_attention(module, lengths)  # type: ignore[method-assign]
+        module.forward = vision.family.plain_attention(module, lengths)
     try:
         yield
     finally:
@@ -76,9 +76,8 @@ def replaced_by_plain_sdpa(vision: VisionModel, pixels: Pixels) -> Iterator[None
 
 def probe_pixels(subject: Subject) -> Pixels:
     """Two tiny images of different shape: cheap, and enough to take every path."""
-    weight: torch.Tensor = subject.require_vision().tower.child(  # type: ignore[assignment]
-        subject.require_vision().tower.projection
-    ).weight
+    tower = subject.require_vision().tower
+    weight: Any = tower.child(tower.projection).weight
     grid = torch.tensor(PROBE_GRID)
     generator = torch.Generator().manual_seed(0)
     values = torch.randn(int(grid.prod(1).sum()), weight[0].numel(), generator=generator)

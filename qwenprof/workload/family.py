@@ -74,6 +74,7 @@ class Family:
     build: (size, scope, attention, dtype) -> model with random weights, made on the device
         and in the dtype that are torch's defaults when it is called.
     tower: finds the vision tower and its parts in a model that `build` made.
+    merged_patches: patches that become one visual token.
     processor: the image processor that users of this family run, from transformers.
     tower_inputs: pixels -> keyword arguments of the tower's forward.
     model_inputs: (model, pixels, samples, generator) -> keyword arguments of the whole
@@ -87,6 +88,7 @@ class Family:
     sizes: Mapping[str, Size]
     build: Callable[[Size, str, str, torch.dtype], nn.Module]
     tower: Callable[[nn.Module], Tower]
+    merged_patches: int
     processor: Callable[[], Any]
     tower_inputs: Callable[[Pixels], dict[str, Any]]
     model_inputs: Callable[[nn.Module, Pixels, int, torch.Generator], dict[str, Any]]

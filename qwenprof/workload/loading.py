@@ -117,9 +117,7 @@ def load(workload: Workload) -> Subject:
     )
 
 
-def foreign_subject(
-    module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]
-) -> Subject:
+def foreign_subject(module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Subject:
     """Somebody's own module with the arguments to call it with, on the device it is on."""
     example = next((p for p in module.parameters() if p.is_floating_point()), torch.empty(0))
     inputs = Inputs(args=args, kwargs=kwargs)
@@ -138,11 +136,11 @@ def _vision_inputs(
     workload, family = vision.workload, vision.family
     pixels = processed(workload, family.processor(), batch, dtype, device)
     if workload.scope == "vision":
-        merged = vision.tower.module.spatial_merge_size ** 2
+        merged = family.merged_patches
         return Inputs(
             kwargs=family.tower_inputs(pixels),
             pixels=pixels,
-            sequence_length=pixels.patches // int(merged) // batch,
+            sequence_length=pixels.patches // merged // batch,
         )
     generator = torch.Generator().manual_seed(workload.seed)
     kwargs = family.model_inputs(model, pixels, batch, generator)

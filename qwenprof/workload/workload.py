@@ -123,7 +123,9 @@ def resolved_device(device: str | None) -> str:
     try:
         wanted = torch.device(device)
     except RuntimeError as error:
-        raise UsageError(f"--device {device}: torch knows no such device; try cpu or cuda") from error
+        raise UsageError(
+            f"--device {device}: torch knows no such device; try cpu or cuda"
+        ) from error
     if wanted.type == "cpu":
         return "cpu"
     if accelerator is None or accelerator.type != wanted.type:

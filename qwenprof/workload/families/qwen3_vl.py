@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 VISION_START, VISION_END, IMAGE = 151652, 151653, 151655
 ORDINARY_TOKENS = 150_000
+MERGED_PATCHES = 4
 TEXT_TOKENS = 117  # with eight frames of 190 tokens and their delimiters: 1,653 in all
 
 HELPERS = {
@@ -157,7 +158,7 @@ def model_inputs(
     """Prefill of `samples` prompts, each with its share of the images and random text."""
     import torch
 
-    tokens = [grid.prod() // 4 for grid in pixels.grid.cpu()]
+    tokens = [grid.prod() // MERGED_PATCHES for grid in pixels.grid.cpu()]
     frames = len(tokens) // samples
     rows = [
         _prompt([int(count) for count in tokens[row * frames : (row + 1) * frames]], generator)
@@ -185,9 +186,7 @@ def _prompt(image_tokens: Sequence[int], generator: torch.Generator) -> torch.Te
     return torch.cat([*(torch.tensor(image) for image in images), text])
 
 
-def plain_attention(
-    attention: nn.Module, lengths: Sequence[int]
-) -> Callable[..., torch.Tensor]:
+def plain_attention(attention: nn.Module, lengths: Sequence[int]) -> Callable[..., torch.Tensor]:
     """Attention over segments of `lengths` with torch's own SDPA and nothing else around it.
 
     Takes and gives (patches, hidden size), like the module that it stands in for. The lengths
@@ -216,8 +215,12 @@ def plain_attention(
         query, key, value = qkv.unbind(1)
         query, key = rotated(query, cos, sin), rotated(key, cos, sin)
         segments = [
-            torch.nn.functional.scaled_dot_product_attention(*(each.transpose(0, 1) for each in qkv))
-            for qkv in zip(*(each.split(list(lengths)) for each in (query, key, value)), strict=True)
+            torch.nn.functional.scaled_dot_product_attention(
+                *(each.transpose(0, 1) for each in qkv)
+            )
+            for qkv in zip(
+                *(each.split(list(lengths)) for each in (query, key, value)), strict=True
+            )
         ]
         merged = torch.cat([segment.transpose(0, 1) for segment in segments])
         projected: torch.Tensor = module.proj(merged.reshape(patches, -1))
@@ -236,6 +239,7 @@ FAMILY = Family(
     },
     build=build,
     tower=tower,
+    merged_patches=MERGED_PATCHES,
     processor=processor,
     tower_inputs=tower_inputs,
     model_inputs=model_inputs,

@@ -1,0 +1,479 @@
+"""The command line: options -> one call -> exit code. The only file that prints or exits.
+
+Exit codes: 0 done, 1 a gate asked for by a flag failed, 2 usage, 3 a stage failed,
+130 interrupted (what was measured is saved).
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import msgspec
+import typer
+
+from qwenprof._version import __version__
+from qwenprof.errors import QwenprofError, RecordError, UsageError
+from qwenprof.stages.stage import Stage, stages
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.status import Status
+
+    from qwenprof.diagnosis.finding import Finding
+    from qwenprof.record.record import Record, StageResult
+    from qwenprof.workload.workload import Workload
+
+DONE, USAGE, FAILED, INTERRUPTED = 0, 2, 3, 130
+REPORTS = Path("qwenprof-reports")
+MARKS = {"problem": "[red]✗[/]", "clear": "[green]✓[/]", "not assessed": "[dim]?[/]"}
+
+# typer may bring its own click or use the installed one: their errors have one ancestor
+ClickException: type[Exception] = next(
+    kind for kind in typer.BadParameter.__mro__ if kind.__name__ == "ClickException"
+)
+
+app = typer.Typer(
+    no_args_is_help=True,
+    rich_markup_mode="rich",
+    pretty_exceptions_enable=False,
+    help="Find out why a Qwen-VL style vision tower is slow, and prove it.\n\n"
+    "[dim]Start with:[/]  qwenprof diagnose",
+    epilog="Results go to a fresh folder under qwenprof-reports/ unless --out says otherwise.",
+)
+
+
+def _choices(read: Callable[[], Sequence[str]]) -> Callable[[str], list[str]]:
+    """Tab completion from a list that is only made when somebody presses tab."""
+    return lambda incomplete: [value for value in read() if value.startswith(incomplete)]
+
+
+def _family_names() -> list[str]:
+    from qwenprof.workload.workload import families
+
+    return list(families())
+
+
+def _size_names() -> list[str]:
+    from qwenprof.workload.workload import families
+
+    return sorted({size for family in families().values() for size in family.sizes})
+
+
+def _option(help_text: str, *names: str, complete: Sequence[str] | Any = None) -> Any:
+    read = complete if callable(complete) else lambda: complete
+    return typer.Option(
+        *names,
+        help=help_text,
+        show_default=False,
+        autocompletion=_choices(read) if complete else None,
+    )
+
+
+DTYPES, SCOPES = ("bf16", "fp16", "fp32"), ("vision", "full")
+ATTENTIONS = ("eager", "sdpa", "flash_attention_2")
+
+FamilyOption = Annotated[
+    str | None, _option("Model family. [dim]qwen3-vl[/]", complete=_family_names)
+]
+SizeOption = Annotated[str | None, _option("Published size. [dim]4b[/]", complete=_size_names)]
+ScopeOption = Annotated[
+    str | None,
+    _option("vision: the tower; full: the whole prefill. [dim]by device[/]", complete=SCOPES),
+]
+DeviceOption = Annotated[
+    str | None,
+    _option("Torch device. [dim]the accelerator, else cpu[/]", complete=("cpu", "cuda", "mps")),
+]
+DtypeOption = Annotated[str | None, _option("bf16, fp16 or fp32. [dim]bf16[/]", complete=DTYPES)]
+FramesOption = Annotated[
+    int | None, _option("Images in one sample. [dim]8 on an accelerator, 1 on a CPU[/]")
+]
+ShortEdgeOption = Annotated[int | None, _option("Pixels of a frame's shorter side. [dim]336[/]")]
+BatchOption = Annotated[int | None, _option("Samples in one forward. [dim]1[/]")]
+AttentionOption = Annotated[
+    str | None, _option("Attention implementation. [dim]sdpa[/]", complete=ATTENTIONS)
+]
+SeedOption = Annotated[int | None, _option("Of weights, pixels and tokens. [dim]0[/]")]
+StagesOption = Annotated[
+    str | None,
+    _option("Comma-separated stages to run instead.", complete=lambda: list(stages())),
+]
+BudgetOption = Annotated[
+    float | None,
+    _option("Seconds of measuring, all stages together. [dim]each stage's own[/]"),
+]
+OutOption = Annotated[Path | None, _option("Folder for the results; made if missing.")]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print the result as JSON, alone.")]
+VerboseOption = Annotated[
+    bool, typer.Option("-v", "--verbose", help="Keep a line of everything that is done.")
+]
+QuietOption = Annotated[
+    bool, typer.Option("-q", "--quiet", help="Print the path of the report, alone.")
+]
+RecordArgument = Annotated[
+    Path, typer.Argument(help="A record.json, or the folder that holds one.", metavar="RECORD")
+]
+
+
+def run_command_line(arguments: list[str]) -> int:
+    """Run one command; every error that is meant for the user becomes one line."""
+    command = typer.main.get_command(app)
+    try:
+        code = command.main(args=arguments, prog_name="qwenprof", standalone_mode=False)
+        return code if isinstance(code, int) else DONE
+    except (UsageError, RecordError) as error:
+        return _complain(str(error), USAGE)
+    except QwenprofError as error:
+        return _complain(str(error), FAILED)
+    except ClickException as error:
+        return _complain_of_usage(error, arguments)
+    except (KeyboardInterrupt, typer.Abort):
+        return _complain("interrupted before anything was measured", INTERRUPTED)
+
+
+def _complain(message: str, code: int) -> int:
+    print("qwenprof: " + " ".join(message.split()), file=sys.stderr)
+    return code
+
+
+def _complain_of_usage(error: Any, arguments: list[str]) -> int:
+    if type(error).__name__ == "NoArgsIsHelpError":
+        print(error.format_message())
+        return USAGE
+    known = arguments[0] if arguments and not arguments[0].startswith("-") else ""
+    hint = f"see qwenprof {known} --help" if known in _command_names() else "see qwenprof --help"
+    return _complain(f"{error.format_message().rstrip('.')}; {hint}", USAGE)
+
+
+def _command_names() -> set[str]:
+    return {str(command.name) for command in app.registered_commands}
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        print(f"qwenprof {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: Annotated[
+        bool,
+        typer.Option("--version", callback=_version, is_eager=True, help="Print the version."),
+    ] = False,
+) -> None:
+    """The options that stand before a command."""
+
+
+def _measuring_command(name: str, own_stages: Sequence[str] | None) -> Callable[..., int]:
+    """The command that runs these stages; all of them have the same options."""
+
+    def command(
+        family: FamilyOption = None,
+        size: SizeOption = None,
+        scope: ScopeOption = None,
+        device: DeviceOption = None,
+        dtype: DtypeOption = None,
+        frames: FramesOption = None,
+        short_edge: ShortEdgeOption = None,
+        batch: BatchOption = None,
+        attention: AttentionOption = None,
+        seed: SeedOption = None,
+        stages: StagesOption = None,
+        budget: BudgetOption = None,
+        out: OutOption = None,
+        json: JsonOption = False,
+        verbose: VerboseOption = False,
+        quiet: QuietOption = False,
+    ) -> int:
+        options = {
+            "family": family,
+            "size": size,
+            "scope": scope,
+            "dtype": dtype,
+            "frames": frames,
+            "short_edge": short_edge,
+            "batch": batch,
+            "attention": attention,
+            "seed": seed,
+        }
+        wanted = [each.strip() for each in stages.split(",")] if stages else own_stages
+        if budget is not None and not budget > 0:
+            raise UsageError(f"--budget {budget:g}: must be more than 0 seconds")
+        request = _Request(
+            name=name, device=device, options=options, stages=wanted, budget_s=budget, out=out
+        )
+        return _measure_and_tell(request, _Screen(json=json, verbose=verbose, quiet=quiet))
+
+    return command
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Request:
+    """A measuring command as it was asked for; None is a default."""
+
+    name: str
+    device: str | None
+    options: dict[str, Any]
+    stages: Sequence[str] | None
+    budget_s: float | None
+    out: Path | None
+
+    def command(self) -> list[str]:
+        """The command that measures the same again; without paths, which may be private."""
+        given = {"device": self.device, **self.options, "budget": self.budget_s}
+        if self.stages and list(self.stages) != [self.name]:
+            given["stages"] = ",".join(self.stages)
+        pairs = [(f"--{key.replace('_', '-')}", v) for key, v in given.items() if v is not None]
+        return ["qwenprof", self.name, *(str(part) for pair in pairs for part in pair)]
+
+
+def _measure_and_tell(request: _Request, screen: _Screen) -> int:
+    from qwenprof.runner import chosen, run
+
+    chosen(request.stages)
+    _check_out(request.out)
+    screen.said("importing torch")
+    workload = _workload(request.device, request.options)
+    folder = _folder(request.out, workload)
+    screen.announce(workload, folder)
+    record = run(
+        workload,
+        request.stages,
+        folder,
+        budget_s=request.budget_s,
+        command=request.command(),
+        observer=screen,
+    )
+    screen.conclude(record, _write_report(record, folder))
+    return _exit_code(record)
+
+
+def _workload(device: str | None, options: dict[str, Any]) -> Workload:
+    """Checked before torch is imported, which takes seconds, and again with the device known."""
+    from qwenprof.workload.workload import Workload
+
+    Workload(**{key: value for key, value in options.items() if value is not None})
+    return Workload.default(device, **options)
+
+
+def _check_out(out: Path | None) -> None:
+    """Refuse an output folder that cannot be used, before anything is measured."""
+    if out is None:
+        return
+    if out.exists() and not out.is_dir():
+        raise UsageError(f"--out {out}: is a file, not a folder; give a folder")
+    if (out / "record.json").exists():
+        raise UsageError(f"--out {out}: already holds a record.json; give another folder")
+
+
+def _folder(out: Path | None, workload: Workload) -> Path:
+    stamp = time.strftime("%Y%m%d-%H%M%S")
+    device = workload.device.replace(":", "")
+    fresh = REPORTS / f"{stamp}-{device}-{workload.family}-{workload.size}"
+    folder = out or _unused(fresh)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UsageError(
+            f"--out {folder}: {error.strerror}; give a folder you can write"
+        ) from error
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise UsageError(f"--out {folder}: is not writable; give a folder you can write")
+    return folder
+
+
+def _unused(folder: Path) -> Path:
+    """The folder, or the first of its numbered siblings that does not exist."""
+    candidates = (folder, *(folder.with_name(f"{folder.name}-{n}") for n in range(2, 1000)))
+    return next(candidate for candidate in candidates if not candidate.exists())
+
+
+def _write_report(record: Record, folder: Path) -> Path:
+    from qwenprof.report.writing import write_report
+
+    return next(path for path in write_report(record, folder) if path.suffix == ".md")
+
+
+def _exit_code(record: Record) -> int:
+    statuses = {result.status for result in record.stages.values()}
+    if "interrupted" in statuses:
+        return INTERRUPTED
+    return FAILED if statuses & {"failed", "out_of_memory"} else DONE
+
+
+class _Screen:
+    """What the user sees: progress on stderr, the result on stdout."""
+
+    def __init__(self, *, json: bool, verbose: bool, quiet: bool) -> None:
+        self._json, self._verbose, self._quiet = json, verbose, quiet
+        self._stage = ""
+        self._console: Console | None = None
+        self._status: Status | None = None
+
+    @property
+    def _talks(self) -> bool:
+        return not (self._json or self._quiet)
+
+    @property
+    def console(self) -> Console:
+        if self._console is None:
+            from rich.console import Console
+
+            self._console = Console(stderr=True, highlight=False)
+        return self._console
+
+    def announce(self, workload: Workload, folder: Path) -> None:
+        if self._talks:
+            self._print(str(workload), style="bold")
+            self._print(f"results go to {folder}/", style="dim")
+
+    def started(self, stage: Stage) -> None:
+        self._stage = f"{stage.name}: {stage.question}"
+        self.said("")
+
+    def said(self, text: str) -> None:
+        if not self._talks:
+            return
+        line = "  ".join(part for part in (self._stage, text) if part)
+        if self._verbose and text:
+            self._print(f"  {text}", style="dim")
+        if self._status is None:
+            self._status = self.console.status(line)
+            self._status.start()
+        self._status.update(line)
+
+    def finished(self, stage: Stage, result: StageResult) -> None:
+        if not self._talks:
+            return
+        mark = "[green]✓[/]" if result.status == "ok" else "[yellow]![/]"
+        self.console.print(f"{mark} {stage.name:<20} [dim]{result.duration_s:6.1f} s[/]", end="")
+        self._print(f"  {result.status}: {result.reason}" if result.reason else "")
+
+    def conclude(self, record: Record, report: Path) -> None:
+        """The end of a run: the record, or the path, or a summary and the path."""
+        self._stop()
+        if self._json:
+            print(msgspec.json.encode(record).decode())
+        elif self._quiet:
+            print(report)
+        else:
+            _print_findings(_diagnosed(record))
+            print(f"\nreport: {report}")
+
+    def _print(self, text: str, style: str = "") -> None:
+        self.console.print(text, style=style, markup=False, soft_wrap=True)
+
+    def _stop(self) -> None:
+        if self._status is not None:
+            self._status.stop()
+            self._status = None
+
+
+def _diagnosed(record: Record) -> list[Finding]:
+    from qwenprof.diagnosis.finding import diagnose
+
+    return diagnose(record)
+
+
+def _print_findings(findings: list[Finding]) -> None:
+    """The verdicts, one line each, and what speaks for the problems."""
+    from rich.console import Console
+    from rich.markup import escape
+    from rich.padding import Padding
+
+    console = Console(highlight=False, width=None if sys.stdout.isatty() else 80)
+    console.print()
+    for finding in findings:
+        style = "bold" if finding.verdict == "problem" else ""
+        console.print(f"{MARKS[finding.verdict]} [{style or 'default'}]{escape(finding.title)}[/]")
+        if finding.verdict != "clear":
+            details = [*finding.evidence, finding.advice]
+            text = " ".join(detail for detail in details if detail)
+            console.print(Padding(escape(text), (0, 0, 0, 2)), style="dim")
+
+
+def _register_measuring_commands() -> None:
+    """`diagnose`, and one command for each stage, named and described by its STAGE."""
+    every = "All stages, then the report: the main job.\n\nExample: qwenprof diagnose --size 2b"
+    app.command("diagnose", help=every)(_measuring_command("diagnose", None))
+    for stage in stages().values():
+        text = f"{stage.question} Excludes or convicts {stage.suspect}.\n\nExample: {stage.example}"
+        app.command(stage.name, help=text)(_measuring_command(stage.name, [stage.name]))
+
+
+_register_measuring_commands()
+
+
+@app.command("report")
+def report_command(
+    record: RecordArgument,
+    out: OutOption = None,
+    formats: Annotated[str, typer.Option("--format", help="Comma-separated formats: md.")] = "md",
+    quiet: QuietOption = False,
+) -> int:
+    """Tell a record again: report.md and its plots, redrawn without torch.
+
+    They are written beside the record, in place of older ones, unless --out names a folder.
+
+    Example: qwenprof report qwenprof-reports/20261124-120000-cpu-qwen3-vl-4b
+    """
+    from qwenprof.record.record import load
+    from qwenprof.report.writing import write_report
+
+    loaded = load(record)
+    folder = out or (record if record.is_dir() else record.parent)
+    if folder.exists() and not folder.is_dir():
+        raise UsageError(f"--out {folder}: is a file, not a folder; give a folder")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        paths = write_report(loaded, folder, tuple(formats.split(",")))
+    except OSError as error:
+        raise UsageError(f"cannot write to {folder}: {error.strerror}") from error
+    for path in paths:
+        if not quiet or path.suffix == ".md":
+            print(path)
+    return DONE
+
+
+@app.command("findings")
+def findings_command(record: RecordArgument, json: JsonOption = False) -> int:
+    """The diagnosis of a record alone.
+
+    Example: qwenprof findings record.json --json
+    """
+    from qwenprof.record.record import load
+
+    findings = _diagnosed(load(record))
+    if json:
+        print(msgspec.json.format(msgspec.json.encode(findings)).decode())
+    else:
+        _print_findings(findings)
+    return DONE
+
+
+@app.command("env")
+def env_command(device: DeviceOption = None, json: JsonOption = False) -> int:
+    """The environment block of a ticket: machine and software, nothing personal.
+
+    Example: qwenprof env --json
+    """
+    from qwenprof.record.environment import environment
+    from qwenprof.workload.workload import resolved_device
+
+    facts = environment(resolved_device(device))
+    if json:
+        print(msgspec.json.format(msgspec.json.encode(facts)).decode())
+        return DONE
+    for section, values in facts.items():
+        print(f"[{section}]")
+        for key, value in values.items():
+            print(f"{key}: {'not known' if value is None else value}")
+        print()
+    return DONE

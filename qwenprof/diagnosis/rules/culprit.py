@@ -1,0 +1,103 @@
+"""Which part takes the longest over what it should?
+
+Not the slowest part is the culprit but the one with the largest excess over its bound, and
+only if it is an outlier among the model's own parts: a machine that is slow everywhere
+accuses nobody.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from qwenprof.diagnosis.bounds import number
+from qwenprof.diagnosis.finding import Finding, Rule, not_assessed
+from qwenprof.record.record import Record
+
+NAME, QUESTION = "culprit", "Which part takes longer than its work should?"
+OUTLIER = 4.0
+NOTABLE_SHARE, DOMINANT_SHARE = 0.10, 0.50
+
+
+@dataclass(frozen=True, kw_only=True)
+class Part:
+    """A part that has no timed parts below it. Seconds; share is of the whole forward."""
+
+    path: str
+    kind: str
+    time_s: float
+    bound_s: float
+    share: float
+
+    @property
+    def excess_s(self) -> float:
+        return self.time_s - self.bound_s
+
+    @property
+    def slowdown(self) -> float:
+        return self.time_s / self.bound_s
+
+
+def parts(record: Record) -> list[Part]:
+    """The parts with a bound, the largest excess first."""
+    rows = record.rows("per-layer", "modules")
+    parents = {path.rpartition(".")[0] for path in (str(row.get("path")) for row in rows)}
+    found = []
+    for row in rows:
+        path = str(row.get("path"))
+        time_s, bound = number(row.get("inclusive_s")), number(row.get("bound_s"))
+        if path in parents or time_s is None or not bound:
+            continue
+        share = number(row.get("share")) or 0.0
+        kind = str(row.get("module_type"))
+        found.append(Part(path=path, kind=kind, time_s=time_s, bound_s=bound, share=share))
+    return sorted(found, key=lambda part: part.excess_s, reverse=True)
+
+
+def usual_slowdown(found: list[Part]) -> float | None:
+    """The slowdown that half of the time is spent below: what is normal for this model here."""
+    ordered = sorted(found, key=lambda part: part.slowdown)
+    half, passed = sum(part.time_s for part in ordered) / 2, 0.0
+    for part in ordered:
+        passed += part.time_s
+        if passed >= half:
+            return part.slowdown
+    return None
+
+
+def judge(record: Record) -> Finding:
+    found = parts(record)
+    if len(found) < 3:
+        why = "Fewer than three parts have both a time and a bound."
+        return not_assessed(NAME, QUESTION, why)
+    suspect, others = found[0], found[1:]
+    usual = usual_slowdown(others) or suspect.slowdown
+    total_s = suspect.time_s / suspect.share if suspect.share else suspect.time_s
+    excess_share = suspect.excess_s / total_s
+    evidence = (
+        f"{suspect.path} ({suspect.kind}) takes {suspect.time_s * 1e3:.4g} ms, "
+        f"{suspect.share:.1%} of the forward.",
+        f"Its work should take {suspect.bound_s * 1e3:.3g} ms on this machine: it takes "
+        f"{suspect.slowdown:.4g} x its bound, where {usual:.3g} x is usual in this model.",
+        f"The excess is {suspect.excess_s * 1e3:.4g} ms, {excess_share:.1%} of the forward.",
+    )
+    if excess_share < NOTABLE_SHARE or suspect.slowdown < OUTLIER * usual:
+        return Finding(
+            rule=NAME,
+            verdict="clear",
+            severity="info",
+            title="No part takes much longer than its work should, beside the others",
+            evidence=("The largest excess: " + evidence[0], *evidence[1:]),
+        )
+    return Finding(
+        rule=NAME,
+        verdict="problem",
+        severity="critical" if excess_share >= DOMINANT_SHARE else "warning",
+        title=f"{suspect.path} takes {suspect.slowdown:,.4g} x what its work should cost",
+        culprit=suspect.path,
+        evidence=evidence,
+        advice=f"Without the excess the forward would take {(1 - excess_share):.1%} of its time. "
+        "Look at how this part is implemented before anything else.",
+    )
+
+
+RULE = Rule(name=NAME, order=50, question=QUESTION, judge=judge)

@@ -1,0 +1,47 @@
+"""Does the device compute in this dtype at all, or does it emulate it?"""
+
+from __future__ import annotations
+
+from qwenprof.diagnosis.bounds import machine
+from qwenprof.diagnosis.finding import Finding, Rule, not_assessed
+from qwenprof.record.record import Record
+
+NAME, QUESTION = "dtype-support", "Does the device support the dtype?"
+TOLERANCE = 0.8
+
+
+def judge(record: Record) -> Finding:
+    dtype = str(record.workload.get("dtype"))
+    if dtype == "fp32":
+        return Finding(
+            rule=NAME, verdict="clear", severity="info", title="fp32 is native to every device"
+        )
+    rates = machine(record)
+    if rates is None or dtype not in rates.flop_per_s or "fp32" not in rates.flop_per_s:
+        return not_assessed(NAME, QUESTION, f"No matrix products in {dtype} and fp32 to compare.")
+    own, wide = rates.flop_per_s[dtype], rates.flop_per_s["fp32"]
+    evidence = (
+        f"The best {dtype} matrix product runs at {own * 1e-9:,.4g} GFLOPS, the best fp32 one "
+        f"at {wide * 1e-9:,.4g}: a factor of {own / wide:.3g}.",
+    )
+    if own >= TOLERANCE * wide:
+        return Finding(
+            rule=NAME,
+            verdict="clear",
+            severity="info",
+            title=f"{dtype} matrix products are not slower than fp32 ones",
+            evidence=evidence,
+        )
+    return Finding(
+        rule=NAME,
+        verdict="problem",
+        severity="warning",
+        title=f"This device multiplies {dtype} matrices {wide / own:.3g} x slower than fp32 ones",
+        culprit=f"{dtype} on {record.fact('device', 'name')}",
+        evidence=evidence,
+        advice=f"The device has no instructions for {dtype} and emulates it. Run in fp32 here, "
+        f"or on a device with {dtype} matrix instructions.",
+    )
+
+
+RULE = Rule(name=NAME, order=20, question=QUESTION, judge=judge)

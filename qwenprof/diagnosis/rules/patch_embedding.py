@@ -1,0 +1,160 @@
+"""Is the patch embedding's convolution slower than the linear layer that it equals?
+
+Two verdicts are kept apart: a convolution that fell into a slow implementation, and one that
+runs on a healthy backend and is still beaten by a matrix product.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from qwenprof.diagnosis.bounds import number
+from qwenprof.diagnosis.finding import Finding, Rule, Severity, not_assessed
+from qwenprof.record.record import Record, Row
+
+NAME, QUESTION = "patch-embedding", "Is the patch embedding's convolution slower than Linear?"
+NOISE = 0.05
+CLEAR_WITHOUT_INTERVAL = 2.0
+SLOW_BACKENDS = ("Slow2d", "Slow3d", "SlowDilated2d", "SlowDilated3d", "SlowNd")
+DOMINANT_SHARE, NOTABLE_SHARE = 0.20, 0.02
+LINKS = (
+    "https://github.com/pytorch/pytorch/issues/163539",
+    "https://github.com/huggingface/transformers/issues/45750",
+    "https://github.com/huggingface/transformers/pull/45041",
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Comparison:
+    """Both variants at the largest patch count that was measured in the workload's dtype."""
+
+    conv: Row
+    linear: Row
+
+    @property
+    def speedup(self) -> float:
+        return number(self.linear.get("speedup")) or 1.0
+
+    @property
+    def interval(self) -> tuple[float, float] | None:
+        low, high = (number(self.linear.get(f"speedup_{end}")) for end in ("low", "high"))
+        return (low, high) if low is not None and high is not None else None
+
+    @property
+    def saved_s(self) -> float:
+        """Seconds that the linear layer saves in one call."""
+        return (number(self.conv.get("median_s")) or 0.0) - (
+            number(self.linear.get("median_s")) or 0.0
+        )
+
+    @property
+    def slow_backend(self) -> bool:
+        return self.conv.get("backend") in SLOW_BACKENDS
+
+
+def comparison(record: Record) -> Comparison | None:
+    """The comparison that counts; None where it was not made."""
+    rows = [
+        row
+        for row in record.rows("compare-patch-embed", "variants")
+        if row.get("dtype") == record.workload.get("dtype")
+        and row.get("direction") == "forward"
+        and number(row.get("median_s")) is not None
+    ]
+    most = max((number(row.get("patches")) or 0.0 for row in rows), default=0.0)
+    by_variant = {row.get("variant"): row for row in rows if row.get("patches") == most}
+    if "Conv3d" not in by_variant or "Linear" not in by_variant:
+        return None
+    return Comparison(conv=by_variant["Conv3d"], linear=by_variant["Linear"])
+
+
+def judge(record: Record) -> Finding:
+    found = comparison(record)
+    if found is None:
+        why = "Conv3d and Linear were not compared in the workload's dtype."
+        return not_assessed(NAME, QUESTION, why)
+    evidence = _evidence(found, record)
+    low, high = found.interval or (None, None)
+    if low is None and 1 + NOISE < found.speedup < CLEAR_WITHOUT_INTERVAL:
+        why = f"Linear came out {found.speedup:.2f} x faster, with too few samples to be sure."
+        return not_assessed(NAME, QUESTION, why)
+    slower = found.speedup >= CLEAR_WITHOUT_INTERVAL if low is None else low > 1 + NOISE
+    if not slower:
+        interval = f" [{low:.2f}, {high:.2f}]" if low is not None else ""
+        return Finding(
+            rule=NAME,
+            verdict="clear",
+            severity="info",
+            title=f"Conv3d is not slower than the equal Linear: {found.speedup:.2f} x{interval}",
+            evidence=evidence,
+        )
+    return _problem(found, record, evidence)
+
+
+def _problem(found: Comparison, record: Record, evidence: tuple[str, ...]) -> Finding:
+    share = _share_saved(found, record)
+    cause = "fell into a slow implementation" if found.slow_backend else "loses to Linear"
+    dtype, backend = found.conv["dtype"], found.conv["backend"]
+    return Finding(
+        rule=NAME,
+        verdict="problem",
+        severity=_severity(found, share),
+        title=f"Conv3d in {dtype} {cause} ({backend}): the equal Linear is "
+        f"{found.speedup:,.4g} x faster",
+        culprit="patch_embed.proj",
+        evidence=evidence,
+        advice="Run the projection as a linear layer over the same weights: "
+        "qwenprof.linearize(conv) gives the equal nn.Linear; transformers 5.6 and later do it "
+        'with from_pretrained(..., fusion_config={"patch_embeddings": True}).',
+        links=LINKS,
+    )
+
+
+def _severity(found: Comparison, share: float | None) -> Severity:
+    if share is None:
+        return "critical" if found.slow_backend else "warning"
+    if share >= DOMINANT_SHARE:
+        return "critical"
+    return "warning" if share >= NOTABLE_SHARE or found.slow_backend else "info"
+
+
+def _forward_s(record: Record) -> float | None:
+    """Seconds of the workload's forward, without marks; None where it was not timed."""
+    summary = record.rows("per-layer", "summary")
+    return number(summary[0].get("plain_s")) if summary else None
+
+
+def _share_saved(found: Comparison, record: Record) -> float | None:
+    forward_s = _forward_s(record)
+    return found.saved_s / forward_s if forward_s else None
+
+
+def _evidence(found: Comparison, record: Record) -> tuple[str, ...]:
+    conv, linear = found.conv, found.linear
+    times = [number(row.get("median_s")) or 0.0 for row in (conv, linear)]
+    interval = (
+        f"95 % interval {found.interval[0]:.4g} to {found.interval[1]:.4g}"
+        if found.interval
+        else "too few samples for an interval"
+    )
+    sentences = [
+        f"{conv['patches']} patches in {conv['dtype']}: Conv3d {times[0] * 1e3:.4g} ms "
+        f"(n = {conv['n']}) on the backend {conv['backend']}, Linear {times[1] * 1e3:.4g} ms "
+        f"(n = {linear['n']}): {found.speedup:.4g} x, {interval}.",
+        f"Their outputs differ by at most {_text(linear.get('max_abs_difference'))}; from an fp64 "
+        f"reference Conv3d by {_text(conv.get('max_abs_error'))}, Linear by "
+        f"{_text(linear.get('max_abs_error'))}.",
+    ]
+    share = _share_saved(found, record)
+    if share is not None:
+        sentences.append(
+            f"Linear would save {found.saved_s * 1e3:.3g} ms of each forward, {share:.2%} of it."
+        )
+    return tuple(sentences)
+
+
+def _text(cell: object) -> str:
+    return f"{cell:.3g}" if isinstance(cell, float) else "not measured"
+
+
+RULE = Rule(name=NAME, order=60, question=QUESTION, judge=judge)

@@ -1,0 +1,106 @@
+"""What the plots show, as data. A section builds it; plots.py draws it, and imports matplotlib."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from functools import partial
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure as Canvas
+
+
+@dataclass(frozen=True, kw_only=True)
+class Bar:
+    """One bar and what stands beside it.
+
+    value: None where it was not measured; `note` says why.
+    interval: of the value, drawn as an error bar.
+    note: printed at the bar's end.
+    emphasis: for the one bar that the reader must see.
+    kind: index into the chart's kinds, for colour and hatch.
+    marks: values to compare with, by name: a bound, a peak.
+    """
+
+    label: str
+    value: float | None
+    interval: tuple[float, float] | None = None
+    note: str = ""
+    emphasis: bool = False
+    kind: int = 0
+    marks: Mapping[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
+class BarChart:
+    """Horizontal bars, the first on top.
+
+    axis: what the bars' length is. write: a value with its unit.
+    kinds: what colour and hatch mean; one kind needs no legend.
+    footer: device, versions and workload.
+    """
+
+    title: str
+    axis: str
+    bars: tuple[Bar, ...]
+    write: Callable[[float], str]
+    kinds: tuple[str, ...] = ("",)
+    emphasis: str = ""
+    footer: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Point:
+    """One measurement; `interval` is None where there were too few samples for one."""
+
+    x: float
+    y: float
+    interval: tuple[float, float] | None = None
+    note: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Line:
+    """Points of one kind, in the order of x. `dashed` and `kind` tell it from the others."""
+
+    label: str
+    points: tuple[Point, ...]
+    kind: int = 0
+    dashed: bool = False
+    fit_only: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class Panel:
+    """One pair of axes."""
+
+    title: str
+    x_axis: str
+    y_axis: str
+    lines: tuple[Line, ...]
+    write: Callable[[float], str]
+    log: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class LineChart:
+    """Panels side by side, with one legend for all."""
+
+    title: str
+    panels: tuple[Panel, ...]
+    footer: str = ""
+
+
+def drawing(chart: BarChart | LineChart) -> Callable[[Canvas], None]:
+    """What draws the chart on an empty canvas, when it is wanted."""
+    return partial(_draw, chart)
+
+
+def _draw(chart: BarChart | LineChart, canvas: Canvas) -> None:
+    from qwenprof.report import plots
+
+    if isinstance(chart, BarChart):
+        plots.draw_bars(canvas, chart)
+    else:
+        plots.draw_lines(canvas, chart)

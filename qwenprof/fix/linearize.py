@@ -59,5 +59,6 @@ def linearize(conv: Convolution) -> nn.Linear:
         linear.weight.copy_(weight.reshape(weight.shape[0], -1))
         if conv.bias is not None:
             linear.bias.copy_(conv.bias)
+            linear.bias.requires_grad_(conv.bias.requires_grad)
     linear.weight.requires_grad_(conv.weight.requires_grad)
     return linear.train(conv.training)

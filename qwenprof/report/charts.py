@@ -62,18 +62,33 @@ class Point:
 
 @dataclass(frozen=True, kw_only=True)
 class Line:
-    """Points of one kind, in the order of x. `dashed` and `kind` tell it from the others."""
+    """Points of one kind, in the order of x. `dashed` and `kind` tell it from the others.
+
+    joined: whether a line runs through the points.
+    fit_only: it is a fitted line, without points of its own.
+    """
 
     label: str
     points: tuple[Point, ...]
     kind: int = 0
     dashed: bool = False
+    joined: bool = True
     fit_only: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
+class Gap:
+    """The distance between two lines at one x, and what it says."""
+
+    x: float
+    low: float
+    high: float
+    note: str
+
+
+@dataclass(frozen=True, kw_only=True)
 class Panel:
-    """One pair of axes."""
+    """One pair of axes. `gap` is marked beside the last points."""
 
     title: str
     x_axis: str
@@ -81,6 +96,7 @@ class Panel:
     lines: tuple[Line, ...]
     write: Callable[[float], str]
     log: bool = False
+    gap: Gap | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -85,22 +85,24 @@ def anatomy(rows: Sequence[Row]) -> Anatomy | None:
     total_s = number(by_path[ROOT]["inclusive_s"]) if ROOT in by_path else None
     if not total_s:
         return None
-    children = _children(list(by_path))
-    tower = _tower(by_path, children)
-    inner = _parts(by_path, children.get(tower, []), tower, total_s)
-    own = _own_code([tower], by_path, total_s, "the rest, its own code")
-    around = [
-        part
-        for ancestor in _ancestors(tower, by_path)
-        for part in _parts(
-            by_path,
-            [path for path in children[ancestor] if not _within(tower, path)],
-            ancestor,
-            total_s,
-        )
+    parents = _parents(by_path)
+    tower = _tower(parents)
+    ancestors = _ancestors(tower, parents)
+    inner, *outer = [
+        _parts(by_path, _outside(parents, parent, tower), parent, total_s)
+        for parent in (tower, *ancestors)
     ]
-    outer = _own_code(_ancestors(tower, by_path), by_path, total_s, "outside the tower, own code")
-    return Anatomy(total_s=total_s, tower=tower, components=(*inner, *own, *around, *outer))
+    components = (
+        *inner,
+        *_own_code([tower], by_path, total_s, _own_name(tower)),
+        *(part for parts in outer for part in parts),
+        *_own_code(ancestors, by_path, total_s, "own code around the tower"),
+    )
+    return Anatomy(total_s=total_s, tower=tower, components=components)
+
+
+def _own_name(tower: str) -> str:
+    return "own code of the tower" if tower else "own code of the model"
 
 
 def first_block(rows: Sequence[Row], part: Component) -> list[Row]:
@@ -109,43 +111,56 @@ def first_block(rows: Sequence[Row], part: Component) -> list[Row]:
     return [row for row in rows if str(row.get("path")).rpartition(".")[0] == first]
 
 
-def _children(paths: Sequence[str]) -> dict[str, list[str]]:
-    """Each timed path's timed children, in order; containers that are never called do not count."""
-    known = set(paths)
-    children: dict[str, list[str]] = {}
+def _parents(paths: Iterable[str]) -> dict[str, str]:
+    """What each path but the root was called from, as far as the paths and their order tell.
+
+    A caller is reached before what it calls, so a path that comes before the one that holds it
+    was called from further out: an embedding of a language model, for one.
+    """
+    parents: dict[str, str] = {}
+    reached: set[str] = set()
     for path in paths:
         if path != ROOT:
-            children.setdefault(_parent(path, known), []).append(path)
-    return children
+            parents[path] = _holder(path, reached)
+        reached.add(path)
+    return parents
 
 
-def _parent(path: str, known: set[str]) -> str:
+def _holder(path: str, reached: set[str]) -> str:
     while path:
         path = path.rpartition(".")[0]
-        if path in known:
+        if path in reached:
             return path
     return ROOT
 
 
-def _tower(rows: Mapping[str, Row], children: Mapping[str, list[str]]) -> str:
-    """What holds a patch embedding, else what is called a vision tower, else the first to branch."""
-    known = set(rows)
-    for path in rows:
+def _tower(parents: Mapping[str, str]) -> str:
+    """What holds a patch embedding, else what is called a tower, else the first to branch."""
+    for path, parent in parents.items():
         if path.rpartition(".")[2] == PATCH_EMBED:
-            return _parent(path, known)
-    for path in rows:
-        if path.rpartition(".")[2] in TOWERS and children.get(path):
+            return parent
+    for path in parents.values():
+        if path.rpartition(".")[2] in TOWERS:
             return path
-    path = ROOT
-    while len(children.get(path, [])) == 1 and children.get(children[path][0]):
-        path = children[path][0]
-    return path
+    found = ROOT
+    while len(only := _called_by(parents, found)) == 1 and _called_by(parents, only[0]):
+        found = only[0]
+    return found
 
 
-def _ancestors(path: str, rows: Mapping[str, Row]) -> list[str]:
-    known, found = set(rows), []
+def _called_by(parents: Mapping[str, str], parent: str) -> list[str]:
+    return [path for path, own in parents.items() if own == parent]
+
+
+def _outside(parents: Mapping[str, str], parent: str, tower: str) -> list[str]:
+    """What `parent` calls, but for what leads to the tower."""
+    return [path for path in _called_by(parents, parent) if not _within(tower, path)]
+
+
+def _ancestors(path: str, parents: Mapping[str, str]) -> list[str]:
+    found = []
     while path != ROOT:
-        path = _parent(path, known)
+        path = parents[path]
         found.append(path)
     return found
 

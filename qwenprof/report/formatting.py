@@ -27,9 +27,9 @@ def significant(value: float | None, digits: int = 3) -> str:
     if value == 0:
         return "0"
     rounded = float(f"{value:.{digits - 1}e}")
-    if abs(rounded) < 1e-4:
+    if abs(rounded) < 1e-4 or abs(rounded) >= 1e12:
         return f"{value:.{digits - 1}e}"
-    return f"{rounded:,.{_decimals(rounded, digits)}f}"
+    return f"{rounded:,.{max(0, _decimals(rounded, digits))}f}"
 
 
 def seconds(value: float | None) -> str:
@@ -58,12 +58,12 @@ def bandwidth(value: float | None) -> str:
 
 
 def percent(fraction: float | None) -> str:
-    """A share: `percent(0.9938)` is "99.4 %"; parts of a per mille read "< 0.1 %"."""
+    """A share: `percent(0.9938)` is "99.4 %"; less than one per mille reads "< 0.1 %"."""
     if fraction is None or not math.isfinite(fraction):
         return NOT_MEASURED
-    if 0 < abs(fraction) < 0.0005:
+    if 0 < abs(fraction) < 0.001:
         return "< 0.1 %"
-    return f"{significant(fraction * 100)} %"
+    return f"{significant(fraction * 100, 2 if abs(fraction) < 0.01 else 3)} %"
 
 
 def times(ratio: float | None) -> str:
@@ -82,13 +82,18 @@ def seconds_with_interval(
     value: float | None, interval: tuple[float, float] | None, n: int | None = None
 ) -> str:
     """A median with its interval in the same unit and its n: "55.3 ms [54.1, 56.0], n = 40"."""
-    if value is None or not math.isfinite(value):
-        return NOT_MEASURED
-    text = seconds(value)
-    if interval is not None:
-        scale, _ = _unit_of(value, _SECONDS)
-        text += f" {_interval(interval, scale, value)}"
-    return text if n is None else f"{text}, n = {n}"
+    text = _with_interval(value, interval, _SECONDS)
+    return text if n is None or text == NOT_MEASURED else f"{text}, n = {n}"
+
+
+def flop_rate_with_interval(value: float | None, interval: tuple[float, float] | None) -> str:
+    """A rate with its interval in the same unit: "224 TFLOPS [221, 226]"."""
+    return _with_interval(value, interval, _decimal("FLOPS"))
+
+
+def bandwidth_with_interval(value: float | None, interval: tuple[float, float] | None) -> str:
+    """A bandwidth with its interval in the same unit: "1.53 TB/s [1.52, 1.54]"."""
+    return _with_interval(value, interval, _decimal("B/s"))
 
 
 def times_with_interval(ratio: float | None, interval: tuple[float, float] | None) -> str:
@@ -96,6 +101,11 @@ def times_with_interval(ratio: float | None, interval: tuple[float, float] | Non
     if ratio is None or not math.isfinite(ratio) or interval is None:
         return times(ratio)
     return f"{times(ratio)} {_interval(interval, 1.0, ratio)}"
+
+
+def plural(number: float, noun: str) -> str:
+    """ "1 image" or "8 images"."""
+    return f"{count(number)} {noun}" if number == 1 else f"{count(number)} {noun}s"
 
 
 def listed(items: Sequence[str]) -> str:
@@ -140,8 +150,8 @@ def _visible(character: str) -> str:
 
 
 def _decimals(value: float, digits: int = 3) -> int:
-    """Decimals that give `value` so many significant digits."""
-    return max(0, digits - 1 - math.floor(math.log10(abs(value)))) if value else 0
+    """Decimals that give `value` so many significant digits; negative from thousands on."""
+    return digits - 1 - math.floor(math.log10(abs(value))) if value else 0
 
 
 def _unit_of(value: float, units: _Units) -> tuple[float, str]:
@@ -160,7 +170,21 @@ def _with_unit(value: float | None, units: _Units) -> str:
 
 
 def _decimal_unit(value: float | None, unit: str) -> str:
-    return _with_unit(value, (*((scale, prefix + unit) for scale, prefix in _DECIMAL), (1.0, unit)))
+    return _with_unit(value, _decimal(unit))
+
+
+def _decimal(unit: str) -> _Units:
+    return (*((scale, prefix + unit) for scale, prefix in _DECIMAL), (1.0, unit))
+
+
+def _with_interval(value: float | None, interval: tuple[float, float] | None, units: _Units) -> str:
+    if value is None or not math.isfinite(value):
+        return NOT_MEASURED
+    text = _with_unit(value, units)
+    if interval is None or not all(map(math.isfinite, interval)):
+        return text
+    scale, _ = _unit_of(value, units)
+    return f"{text} {_interval(interval, scale, value)}"
 
 
 def _interval(interval: tuple[float, float], scale: float, like: float) -> str:
@@ -171,5 +195,5 @@ def _interval(interval: tuple[float, float], scale: float, like: float) -> str:
 
 def _rounded(value: float, decimals: int) -> str:
     """With these decimals, or with three digits where that would leave nothing of the value."""
-    text = f"{value:,.{decimals}f}"
+    text = f"{round(value, decimals):,.{max(0, decimals)}f}"
     return text if value == 0 or float(text.replace(",", "")) != 0 else significant(value)

@@ -25,10 +25,13 @@ from qwenprof.report.section import (
 LONGEST_CELL = 240
 LONGEST_CODE = 60_000
 
-_ALWAYS = re.compile(r"([\\`*\[\]<>|$~&])")
+_ALWAYS = re.compile(r"([\\`*|$~])")
+_TAG = re.compile(r"<(?=[A-Za-z/!?])")
+_ENTITY = re.compile(r"&(?=#?\w+;)")
+_LINK = re.compile(r"\](?=[(\[:])")
 _EDGE_UNDERSCORE = re.compile(r"(?<![A-Za-z0-9])_|_(?![A-Za-z0-9])")
-_LINE_START = re.compile(r"^([#+=-]|\d+(?=[.)]))")
-_MENTION = re.compile(r"([@#])(?=[\w-])")
+_LINE_START = re.compile(r"^([#+=>\[-])")
+_MENTION = re.compile(r"(?<![\w/.`])(@(?=\w)|#(?=\d))")
 _ALIGNMENT = {"l": ":--", "r": "--:"}
 
 
@@ -59,8 +62,16 @@ def render_block(block: Block) -> str:
 def escaped(text: str, longest: int | None = None) -> str:
     """Text from anywhere as markdown that shows exactly this text, on one line."""
     cleaned = _cleaned(text, longest)
-    marked = _EDGE_UNDERSCORE.sub(r"\\_", _ALWAYS.sub(r"\\\1", cleaned))
-    return _MENTION.sub(r"\1<!-- -->", marked)
+    marked = _ALWAYS.sub(r"\\\1", cleaned)
+    for pattern, replacement in (
+        (_EDGE_UNDERSCORE, r"\\_"),
+        (_TAG, r"\\<"),
+        (_ENTITY, r"\\&"),
+        (_LINK, r"\\]"),
+        (_MENTION, r"\1<!-- -->"),
+    ):
+        marked = pattern.sub(replacement, marked)
+    return marked
 
 
 def code_span(text: str, longest: int | None = None) -> str:
@@ -77,8 +88,13 @@ def _cleaned(text: str, longest: int | None) -> str:
 
 
 def _inlines(spans: Sequence[Inline]) -> str:
-    """Spans next to each other; white space at the seams is kept."""
-    return "".join(_inline(span, None) for span in spans).strip()
+    """Spans next to each other; white space at the seams is kept, and no link spans a seam."""
+    joined = ""
+    for span in spans:
+        piece = _inline(span, None)
+        seam = joined.endswith("]") and piece[:1] in ("(", "[", ":")
+        joined = f"{joined[:-1]}\\]{piece}" if seam else joined + piece
+    return joined.strip()
 
 
 def _inline(span: Inline, longest: int | None) -> str:
@@ -96,7 +112,7 @@ def _styled(span: Styled, longest: int | None) -> str:
         case "strong":
             return f"**{escaped(span.text, longest)}**" if span.text.strip() else ""
         case "published":
-            return f"*{escaped(span.text, longest)} (published)*"
+            return f"*{escaped(span.text, longest)}*" if span.text.strip() else ""
 
 
 def _at_line_start(line: str) -> str:

@@ -1,4 +1,4 @@
-"""What every section asks a record for: rows that were measured, their numbers, and what went wrong.
+"""What sections ask a record for: rows that were measured, their numbers, and what went wrong.
 
 A record may come from another version or another hand, so a cell is never trusted to have a type.
 """
@@ -23,7 +23,7 @@ INTERVALS = (
     "Times are medians; brackets hold the 95 % confidence interval of the median, "
     "which fewer than six samples do not have."
 )
-NO_INTERVAL = "too few samples for an interval, so this is an indication"
+NO_INTERVAL = "too few samples for an interval"
 
 
 def text(cell: Cell) -> str:
@@ -46,7 +46,9 @@ def median_s(row: Row) -> float:
     return number(row.get("median_s")) or 0.0
 
 
-def interval(row: Row, low: str = "ci_low_s", high: str = "ci_high_s") -> tuple[float, float] | None:
+def interval(
+    row: Row, low: str = "ci_low_s", high: str = "ci_high_s"
+) -> tuple[float, float] | None:
     """The confidence interval of a row, None where it has none."""
     ends = number(row.get(low)), number(row.get(high))
     return None if ends[0] is None or ends[1] is None else (ends[0], ends[1])
@@ -90,7 +92,7 @@ def reasons(rows: Sequence[Row], label: str) -> list[tuple[Inline, ...]]:
         if row.get("reason") is not None and not is_measured(row):
             by_reason.setdefault(str(row["reason"]), []).append(label.format_map(_Texts(row)))
     return [
-        (strong(", ".join(dict.fromkeys(cases))), ": ", reason)
+        (strong("; ".join(dict.fromkeys(cases))), ": ", reason)
         for reason, cases in by_reason.items()
     ]
 

@@ -119,5 +119,5 @@ def code(text: str) -> Styled:
 
 
 def published(text: str) -> Styled:
-    """A number from a publication, which a reader must not take for one of this run."""
+    """A number from a publication, set in italics. Its table's header or caption says so too."""
     return Styled(text=text, style="published")

@@ -1,0 +1,325 @@
+"""Is it attention? Implementations beside each other, and the two experiments that exclude it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from qwenprof.diagnosis.bounds import number
+from qwenprof.diagnosis.finding import Finding
+from qwenprof.harness.statistics import Ratio
+from qwenprof.record.record import Record, Row
+from qwenprof.report import published as known
+from qwenprof.report.charts import Bar, BarChart, drawing
+from qwenprof.report.components import anatomy
+from qwenprof.report.formatting import (
+    count,
+    percent,
+    seconds,
+    significant,
+    size,
+    times,
+    times_with_interval,
+)
+from qwenprof.report.reading import (
+    INTERVALS,
+    NO_INTERVAL,
+    footer,
+    interval,
+    is_measured,
+    is_qwen,
+    measured,
+    median_s,
+    n_cell,
+    outcome,
+    ratio,
+    reasons,
+    series_values,
+    setting,
+    text,
+    time_and_n,
+    time_cell,
+    unmeasured,
+)
+from qwenprof.report.section import (
+    Block,
+    Bullets,
+    Figure,
+    Inline,
+    Section,
+    Table,
+    paragraph,
+    published,
+)
+
+STAGE = "attention-sweep"
+SWITCHED, REPLACED = "switched", "replaced by plain SDPA"
+NOT_PUBLISHED = "not published"
+NOTABLE = 0.10  # what an implementation must save before it can explain anything
+CASE = "{attention}, {experiment}, batch {batch}"
+
+
+def compose(record: Record, findings: Sequence[Finding]) -> list[Block]:
+    blocks, rows = outcome(record, STAGE), record.rows(STAGE, "backends")
+    if not rows:
+        return blocks
+    blocks.append(paragraph(*_conclusion(record, rows)))
+    experiments = _experiments(record, rows)
+    blocks += [Bullets(items=tuple(experiments))] if experiments else []
+    blocks.append(_table(record, rows))
+    why = reasons(rows, CASE)
+    blocks += [Bullets(items=tuple(why))] if why else []
+    blocks += [_figure(record, rows)] if measured(rows) else []
+    return blocks + ([_published()] if is_qwen(record) else [])
+
+
+def _conclusion(record: Record, rows: Sequence[Row]) -> list[Inline]:
+    sentences = [
+        spread
+        for batch in _batches(rows)
+        if (
+            spread := _spread(record, [row for row in _switched(rows) if row.get("batch") == batch])
+        )
+    ]
+    if not sentences:
+        return [
+            "Fewer than two implementations were measured at the same batch size, so attention "
+            "is not excluded by comparison.",
+            _inside_blocks(record),
+        ]
+    return [" ".join(sentences), " ", _what_it_explains(record, rows), _inside_blocks(record)]
+
+
+def _spread(record: Record, rows: Sequence[Row]) -> str:
+    """How far apart the fastest and the slowest implementation at one batch size are."""
+    if len(rows) < 2:
+        return ""
+    fastest, slowest = min(rows, key=median_s), max(rows, key=median_s)
+    between = _ratio(record, slowest, fastest)
+    return (
+        f"At batch {text(fastest.get('batch'))} the slowest implementation, "
+        f"{slowest.get('attention')} at {time_and_n(slowest)}, takes "
+        f"{times_with_interval(between.value, between.ci)} as long as the fastest, "
+        f"{fastest.get('attention')} at {time_and_n(fastest)}{_caveat(between)}."
+    )
+
+
+def _what_it_explains(record: Record, rows: Sequence[Row]) -> str:
+    """Whether any measured case saves enough of the time of the implementation in use."""
+    own = next(
+        (
+            row
+            for row in _switched(rows)
+            if row.get("attention") == record.workload.get("attention")
+        ),
+        None,
+    )
+    if own is None:
+        return "The workload's own implementation was not measured."
+    others = [
+        row for row in measured(rows) if row is not own and row.get("batch") == own.get("batch")
+    ]
+    if not others:
+        return "Nothing else was measured at its batch size."
+    best = min(others, key=median_s)
+    saved = 1 - median_s(best) / median_s(own)
+    gain = _ratio(record, own, best)
+    name = f"{best.get('attention')} ({best.get('experiment')})"
+    if saved < NOTABLE:
+        how = f"saves {percent(saved)}" if saved > 0 else "saves nothing"
+        return f"The best alternative, {name}, {how} beside {own.get('attention')}{_so(gain)}"
+    if gain.ci is not None and gain.ci[0] <= 1:
+        return (
+            f"{name} is {times_with_interval(gain.value, gain.ci)} as fast as "
+            f"{own.get('attention')}, an interval that includes no difference."
+        )
+    return (
+        f"{name} saves {percent(saved)} of the time of {own.get('attention')}{_caveat(gain)}: "
+        "attention explains that much of it."
+    )
+
+
+def _so(gain: Ratio) -> str:
+    """What follows from an alternative that saves little, as far as its interval allows."""
+    excluded = "which attention is used does not explain the time."
+    if gain.ci is None:
+        return f" ({NO_INTERVAL}): as far as that tells, {excluded}"
+    if gain.ci[1] * (1 - NOTABLE) > 1:
+        said = times_with_interval(gain.value, gain.ci)
+        return f", but the interval of the ratio, {said}, does not exclude that it saves more."
+    return f": {excluded}"
+
+
+def _inside_blocks(record: Record) -> str:
+    """What the per-layer stage saw of attention in the first block, as a share of the forward."""
+    rows = record.rows("per-layer", "modules")
+    whole = anatomy(rows)
+    parts = whole.components if whole else ()
+    repeated = (part for part in parts if part.count > 1 and _attention_s(rows, part.paths[0]))
+    blocks = next(repeated, None)
+    if whole is None or blocks is None:
+        return ""
+    share = (_attention_s(rows, blocks.paths[0]) or 0.0) * blocks.count / whole.total_s
+    return (
+        f" In the per-layer section, the attention of the first block times {blocks.count} blocks "
+        f"comes to {percent(share)} of the forward, an estimate of all that attention can explain."
+    )
+
+
+def _attention_s(rows: Sequence[Row], block: str) -> float | None:
+    own = (row for row in rows if str(row.get("path")) in (f"{block}.attn", f"{block}.self_attn"))
+    return next((number(row.get("inclusive_s")) for row in own), None)
+
+
+def _experiments(record: Record, rows: Sequence[Row]) -> list[tuple[Inline, ...]]:
+    items: list[tuple[Inline, ...]] = []
+    for row in rows:
+        if row.get("experiment") == SWITCHED:
+            continue
+        base = _counterpart(rows, row)
+        beside = ""
+        if base is not None and is_measured(row):
+            change = _ratio(record, row, base)
+            beside = (
+                f", {times_with_interval(change.value, change.ci)} the time of switching to it"
+                f"{_caveat(change)}"
+            )
+        items.append(
+            (
+                f"{row.get('attention')} {row.get('experiment')}, batch {row.get('batch')}: "
+                f"{time_and_n(row) if is_measured(row) else unmeasured(row)}{beside}.{_proof(row)}",
+            )
+        )
+    return items
+
+
+def _proof(row: Row) -> str:
+    """The check that an experiment is what it says."""
+    if row.get("experiment") == REPLACED:
+        difference = number(row.get("max_relative_difference"))
+        if difference is None:
+            return " That the output stays the same was not checked."
+        return f" The output differs by at most {significant(difference)} of the largest feature."
+    return f" Seen in {_seen(row)} blocks." if row.get("blocks") is not None else ""
+
+
+def _seen(row: Row) -> str:
+    using, blocks = number(row.get("blocks_using")), number(row.get("blocks"))
+    return "-" if blocks is None else f"{count(using)} of {count(blocks)}"
+
+
+def _counterpart(rows: Sequence[Row], row: Row) -> Row | None:
+    """The same implementation at the same batch, merely switched to."""
+    same = (
+        r
+        for r in _switched(rows)
+        if (r.get("attention"), r.get("batch")) == (row.get("attention"), row.get("batch"))
+    )
+    return next(same, None)
+
+
+def _switched(rows: Sequence[Row]) -> list[Row]:
+    return [row for row in measured(rows) if row.get("experiment", SWITCHED) == SWITCHED]
+
+
+def _batches(rows: Sequence[Row]) -> list[object]:
+    return list(dict.fromkeys(row.get("batch") for row in rows))
+
+
+def _ratio(record: Record, numerator: Row, denominator: Row) -> Ratio:
+    found = ratio(*(series_values(record, STAGE, _key(row)) for row in (numerator, denominator)))
+    value = median_s(numerator) / median_s(denominator)
+    return Ratio(value=value, ci=found.ci if found else None)
+
+
+def _key(row: Row) -> str:
+    return f"{row.get('attention')}, {row.get('experiment')}/batch={row.get('batch')}"
+
+
+def _caveat(change: Ratio) -> str:
+    return "" if change.ci else f" ({NO_INTERVAL})"
+
+
+def _table(record: Record, rows: Sequence[Row]) -> Table:
+    return Table(
+        header=(
+            "Attention",
+            "Experiment",
+            "Batch",
+            "Forward",
+            "n",
+            "Blocks that use it",
+            "Peak memory",
+        ),
+        align="llrrrrr",
+        rows=tuple(
+            (
+                text(row.get("attention")),
+                text(row.get("experiment")),
+                text(row.get("batch")),
+                time_cell(row),
+                n_cell(row),
+                _seen(row),
+                size(number(row.get("peak_bytes"))),
+            )
+            for row in rows
+        ),
+        caption=f"One forward, {setting(record)}. {INTERVALS}",
+    )
+
+
+def _figure(record: Record, rows: Sequence[Row]) -> Figure:
+    batches = _batches(rows)
+    chart = BarChart(
+        title=f"Forward by attention implementation, {setting(record)}",
+        axis="time of a forward",
+        bars=tuple(_bar(row, batches, record.workload.get("attention")) for row in rows),
+        write=seconds,
+        footer=footer(record),
+    )
+    return Figure(
+        stem="attention_sweep",
+        alt="Bar chart of the time of a forward by attention implementation, experiment and batch",
+        caption="Forced is forced on every block, replaced is replaced by plain SDPA. Error bars "
+        "are the 95 % confidence interval of the median; cases that did not run have no bar.",
+        draw=drawing(chart),
+    )
+
+
+def _bar(row: Row, batches: Sequence[object], own: object) -> Bar:
+    experiment = row.get("experiment")
+    is_switched = experiment in (SWITCHED, None)
+    how = "" if is_switched else f" {str(experiment).partition(' ')[0]}"
+    in_use = ", in use" if is_switched and row.get("attention") == own else ""
+    return Bar(
+        label=f"{row.get('attention')}{how}, batch {row.get('batch')}",
+        value=median_s(row) if is_measured(row) else None,
+        interval=interval(row) if is_measured(row) else None,
+        note=f"{seconds(median_s(row))}, n = {n_cell(row)}{in_use}"
+        if is_measured(row)
+        else unmeasured(row),
+        kind=batches.index(row.get("batch")),
+    )
+
+
+def _published() -> Table:
+    return Table(
+        header=("Attention", "Forward, batch 1", "Forward, batch 8"),
+        align="lrr",
+        rows=tuple(
+            (
+                published(name),
+                *(published(seconds(each)) if each else NOT_PUBLISHED for each in pair),
+            )
+            for name, pair in known.ATTENTION.items()
+        ),
+        caption=f"{known.SOURCE} Slowest over fastest at batch 1: {times(_published_spread())}.",
+        folded="The published attention sweep",
+    )
+
+
+def _published_spread() -> float:
+    seconds_at_1 = [pair[0] for pair in known.ATTENTION.values() if pair[0] is not None]
+    return max(seconds_at_1) / min(seconds_at_1)
+
+
+SECTION = Section(name="attention-sweep", order=60, title="Is it attention?", compose=compose)

@@ -1,0 +1,314 @@
+"""Is it batching? Time of the forward against the batch, and whether the work grew with it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from qwenprof.diagnosis.bounds import number
+from qwenprof.diagnosis.finding import Finding
+from qwenprof.harness import statistics
+from qwenprof.harness.statistics import Fit, Ratio
+from qwenprof.record.record import Record, Row
+from qwenprof.report import published as known
+from qwenprof.report.charts import Line, LineChart, Panel, Point, drawing
+from qwenprof.report.formatting import (
+    count,
+    listed,
+    percent,
+    seconds,
+    seconds_with_interval,
+    size,
+    times,
+    times_with_interval,
+)
+from qwenprof.report.reading import (
+    INTERVALS,
+    NO_INTERVAL,
+    footer,
+    interval,
+    is_measured,
+    is_qwen,
+    measured,
+    median_s,
+    n_cell,
+    outcome,
+    reasons,
+    samples,
+    series_values,
+    setting,
+    time_cell,
+)
+from qwenprof.report.section import (
+    Block,
+    Bullets,
+    Figure,
+    Inline,
+    Paragraph,
+    Section,
+    Table,
+    paragraph,
+    published,
+    strong,
+)
+
+STAGE = "batch-sweep"
+CONSTANT = 0.10  # a sample's time that changes by less is called constant
+GROWN = 0.01
+
+
+def compose(record: Record, findings: Sequence[Finding]) -> list[Block]:
+    blocks, rows = outcome(record, STAGE), record.rows(STAGE, "batches")
+    if not rows:
+        return blocks
+    done = sorted(measured(rows), key=_batch)
+    blocks += [_conclusion(record, done), *_fit_sentence(done), _table(record, rows)]
+    why = reasons(rows, "batch {batch}")
+    blocks += [Bullets(items=tuple(why))] if why else []
+    blocks += [_figure(record, done)] if len(done) > 1 else []
+    return blocks + (_published() if is_qwen(record) else [])
+
+
+def _conclusion(record: Record, done: Sequence[Row]) -> Paragraph:
+    if len(done) < 2:
+        which = f"Only batch {_batch(done[0]):.0f} was" if done else "No batch size was"
+        return paragraph(f"{which} measured, so nothing can be said about batching.")
+    shrunk = _work_that_did_not_grow(done)
+    if shrunk:
+        return paragraph(
+            strong("The work did not grow with the batch:"),
+            f" {shrunk}. The times below say nothing about batching.",
+        )
+    return paragraph(*_trend(record, done))
+
+
+def _work_that_did_not_grow(done: Sequence[Row]) -> str:
+    """Batches whose patches are not in proportion to the smallest batch's, as text; "" if none."""
+    counted = [(row, patches) for row in done if (patches := number(row.get("patches")))]
+    if len(counted) < 2:
+        return ""
+    each = counted[0][1] / _batch(counted[0][0])
+    wrong = [
+        f"batch {_batch(row):.0f} has {count(patches)} patches where {count(each * _batch(row))} "
+        "were expected"
+        for row, patches in counted
+        if abs(patches / _batch(row) - each) > GROWN * each
+    ]
+    return listed(wrong)
+
+
+def _trend(record: Record, done: Sequence[Row]) -> list[Inline]:
+    first, last = done[0], done[-1]
+    change = _change(record, first, last)
+    word = _word(change)
+    head = (
+        f"From batch {_batch(first):.0f} to batch {_batch(last):.0f} the time of one sample "
+        f"{word}: {_per_sample_cell(first)} (n = {n_cell(first)}) and {_per_sample_cell(last)} "
+        f"(n = {n_cell(last)}), a ratio of {times_with_interval(change.value, change.ci)}"
+        f"{'' if change.ci else '; ' + NO_INTERVAL}. "
+    )
+    return [head, MEANINGS[word], _growth_of_work(done)]
+
+
+MEANINGS = {
+    "stays the same": "What takes the time takes it for every sample alike: batching, padding and "
+    "collation do not explain it.",
+    "falls": "A part of the time does not depend on the batch, and a larger batch shares it: "
+    "batching does not make samples slower.",
+    "rises": "Something grows faster than the number of samples, so batching is not excluded.",
+    "may change": "The interval is too wide to tell whether it changes.",
+}
+
+
+def _change(record: Record, first: Row, last: Row) -> Ratio:
+    """Time of a sample in the last batch over that in the first, with its interval if any."""
+    value = _per_sample_s(last) / _per_sample_s(first)
+    numerator, denominator = (
+        series_values(record, STAGE, f"batch={_batch(row):.0f}") for row in (last, first)
+    )
+    if not numerator or not denominator or statistics.median(denominator) <= 0:
+        return Ratio(value=value, ci=None)
+    whole = statistics.ratio_of_medians(numerator, denominator)
+    scale = _batch(first) / _batch(last)
+    return Ratio(value=value, ci=(whole.ci[0] * scale, whole.ci[1] * scale) if whole.ci else None)
+
+
+def _word(change: Ratio) -> str:
+    if change.ci is not None:
+        words = {
+            "FASTER": "falls",
+            "SLOWER": "rises",
+            "SAME": "stays the same",
+            "INCONCLUSIVE": "may change",
+        }
+        return words[statistics.judge(change, CONSTANT)]
+    if abs(change.value - 1) <= CONSTANT:
+        return "stays the same"
+    return "falls" if change.value < 1 else "rises"
+
+
+def _growth_of_work(done: Sequence[Row]) -> str:
+    if any(number(row.get("patches")) is None for row in done):
+        return " Whether the work grew with the batch was not measured."
+    return " The number of patches grew in proportion to the batch."
+
+
+def _fit(done: Sequence[Row]) -> Fit | None:
+    return statistics.fit_line([_batch(row) for row in done], [median_s(row) for row in done])
+
+
+def _fit_sentence(done: Sequence[Row]) -> list[Block]:
+    fit = _fit(done)
+    if fit is None or _work_that_did_not_grow(done):
+        return []
+    sign = "-" if fit.intercept < 0 else ""
+    quality = (
+        f"R2 = {fit.r_squared:.3f} over {len(done)} batch sizes"
+        if len(done) > 2
+        else "through two points, so it fits exactly and proves nothing"
+    )
+    return [
+        paragraph(
+            f"Fitted: time of a forward = {sign}{seconds(abs(fit.intercept))} + "
+            f"{seconds(fit.slope)} x batch ({quality})."
+        )
+    ]
+
+
+def _batch(row: Row) -> float:
+    return number(row.get("batch")) or 1.0
+
+
+def _per_sample_s(row: Row) -> float:
+    return median_s(row) / _batch(row)
+
+
+def _per_sample_interval(row: Row) -> tuple[float, float] | None:
+    ends = interval(row)
+    return None if ends is None else (ends[0] / _batch(row), ends[1] / _batch(row))
+
+
+def _per_sample_cell(row: Row) -> str:
+    if not is_measured(row):
+        return "-"
+    return seconds_with_interval(_per_sample_s(row), _per_sample_interval(row))
+
+
+def _table(record: Record, rows: Sequence[Row]) -> Table:
+    return Table(
+        header=("Batch", "Forward", "n", "Per sample", "Patches", "Sequence length", "Peak memory"),
+        align="rrrrrrr",
+        rows=tuple(
+            (
+                f"{_batch(row):.0f}",
+                time_cell(row),
+                n_cell(row),
+                _per_sample_cell(row),
+                count(number(row.get("patches"))),
+                count(number(row.get("sequence_length"))),
+                size(number(row.get("peak_bytes"))),
+            )
+            for row in rows
+        ),
+        caption=f"One forward at growing batch sizes, {setting(record)}. {INTERVALS}",
+    )
+
+
+def _figure(record: Record, done: Sequence[Row]) -> Figure:
+    chart = LineChart(
+        title=f"Time against the batch, {setting(record)}",
+        panels=(_whole(done), _each(done)),
+        footer=footer(record),
+    )
+    return Figure(
+        stem="batch_sweep",
+        alt="Two plots over the batch size: time of a forward, and time of one sample",
+        caption="Error bars are the 95 % confidence interval of the median; a point without one "
+        "has fewer than six samples.",
+        draw=drawing(chart),
+    )
+
+
+def _whole(done: Sequence[Row]) -> Panel:
+    fit, points = _fit(done), []
+    if fit is not None:
+        ends = (_batch(done[0]), _batch(done[-1]))
+        points = [Point(x=x, y=fit.intercept + fit.slope * x) for x in ends]
+    own = [
+        Point(x=_batch(row), y=median_s(row), interval=interval(row), note=_n_note(row))
+        for row in done
+    ]
+    lines = [Line(label="measured", points=tuple(own), joined=len(done) <= 2)]
+    lines += (
+        [Line(label="fitted line", points=tuple(points), fit_only=True)] if len(done) > 2 else []
+    )
+    return Panel(
+        title="Whole forward",
+        x_axis="batch, samples",
+        y_axis="time of a forward",
+        lines=tuple(lines),
+        write=seconds,
+    )
+
+
+def _each(done: Sequence[Row]) -> Panel:
+    points = tuple(
+        Point(
+            x=_batch(row),
+            y=_per_sample_s(row),
+            interval=_per_sample_interval(row),
+            note=_n_note(row),
+        )
+        for row in done
+    )
+    return Panel(
+        title="Per sample",
+        x_axis="batch, samples",
+        y_axis="time of one sample",
+        lines=(Line(label="measured", points=points),),
+        write=seconds,
+    )
+
+
+def _n_note(row: Row) -> str:
+    return f"n = {n_cell(row)}" if samples(row) is not None else ""
+
+
+def _published() -> list[Block]:
+    rows = tuple(
+        tuple(
+            published(cell)
+            for cell in (
+                str(each.batch),
+                seconds(each.total_s),
+                seconds(each.total_s / each.batch),
+                count(each.sequence_length),
+                f"{each.memory_gb} GB",
+            )
+        )
+        for each in known.BATCHES
+    )
+    table = Table(
+        header=("Batch", "Forward", "Per sample", "Sequence length", "Memory"),
+        align="rrrrr",
+        rows=rows,
+        caption=known.SOURCE + _published_doubt(),
+        folded="The published batch sweep",
+    )
+    return [table]
+
+
+def _published_doubt() -> str:
+    """Published batches that took no longer than the one before: their work may not have grown."""
+    pairs = zip(known.BATCHES, known.BATCHES[1:], strict=False)
+    flat = [
+        f"batch {after.batch} took {times(after.total_s / before.total_s)} as long as batch "
+        f"{before.batch}, {percent(before.batch / after.batch)} of its size"
+        for before, after in pairs
+        if after.total_s < 1.1 * before.total_s
+    ]
+    if not flat:
+        return ""
+    return f" Note: {listed(flat)}; with the patches unknown, its work may not have grown."
+
+
+SECTION = Section(name="batch-sweep", order=50, title="Is it batching?", compose=compose)

@@ -1,0 +1,314 @@
+"""Is it the patch embedding's convolution? Conv3d against the linear layer that equals it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from qwenprof.diagnosis.bounds import number
+from qwenprof.diagnosis.finding import Finding
+from qwenprof.harness.statistics import Fit, fit_line
+from qwenprof.record.record import Record, Row
+from qwenprof.report import published as known
+from qwenprof.report.charts import Gap, Line, LineChart, Panel, Point, drawing
+from qwenprof.report.formatting import (
+    NOT_MEASURED,
+    count,
+    listed,
+    seconds,
+    significant,
+    times,
+    times_with_interval,
+)
+from qwenprof.report.reading import (
+    INTERVALS,
+    NO_INTERVAL,
+    device_name,
+    footer,
+    interval,
+    is_measured,
+    is_qwen,
+    measured,
+    median_s,
+    n_cell,
+    outcome,
+    reasons,
+    text,
+    time_and_n,
+    time_cell,
+)
+from qwenprof.report.section import (
+    Block,
+    Bullets,
+    Figure,
+    Inline,
+    Section,
+    Table,
+    paragraph,
+    published,
+    strong,
+)
+
+STAGE = "compare-patch-embed"
+CONV, LINEAR = "Conv3d", "Linear"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pair:
+    """Both variants on the same patches, in one dtype and direction."""
+
+    conv: Row
+    linear: Row
+
+    @property
+    def dtype(self) -> str:
+        return text(self.conv.get("dtype"))
+
+    @property
+    def patches(self) -> float:
+        return number(self.conv.get("patches")) or 0.0
+
+    @property
+    def is_measured(self) -> bool:
+        return is_measured(self.conv) and is_measured(self.linear)
+
+    @property
+    def speedup(self) -> float:
+        return median_s(self.conv) / median_s(self.linear)
+
+    @property
+    def interval(self) -> tuple[float, float] | None:
+        return interval(self.linear, "speedup_low", "speedup_high")
+
+
+def compose(record: Record, findings: Sequence[Finding]) -> list[Block]:
+    blocks, rows = outcome(record, STAGE), record.rows(STAGE, "variants")
+    if not rows:
+        return blocks
+    pairs = _pairs(rows)
+    blocks += [paragraph(*_conclusion(record, pairs)), _table(record, pairs)]
+    why = reasons(rows, "{variant} {dtype}, {patches} patches")
+    blocks += [Bullets(items=tuple(why))] if why else []
+    if measured(rows):
+        blocks += [_figure(record, rows, _decisive(record, pairs)), _slopes(rows)]
+    blocks.append(_errors(pairs))
+    return blocks + ([_published()] if is_qwen(record) else [])
+
+
+def _pairs(rows: Sequence[Row]) -> list[Pair]:
+    found: dict[tuple[object, ...], dict[str, Row]] = {}
+    for row in rows:
+        key = (row.get("dtype"), row.get("direction"), row.get("patches"))
+        found.setdefault(key, {})[text(row.get("variant"))] = row
+    return [
+        Pair(conv=p[CONV], linear=p[LINEAR]) for p in found.values() if {CONV, LINEAR} <= set(p)
+    ]
+
+
+def _conclusion(record: Record, pairs: Sequence[Pair]) -> list[Inline]:
+    pair = _decisive(record, pairs)
+    if pair is None:
+        return [
+            f"Conv3d and Linear were not both measured in {record.workload.get('dtype')}, the "
+            "workload's dtype."
+        ]
+    spans: list[Inline] = [
+        f"At {count(pair.patches)} patches in {pair.dtype} on {device_name(record)}, Conv3d "
+        f"({pair.conv.get('backend')}) takes {time_and_n(pair.conv)} and the equal Linear "
+        f"{time_and_n(pair.linear)}. ",
+        *_claim(pair),
+    ]
+    ordered = sorted(pairs, key=lambda each: each.patches)
+    others = {p.dtype: p for p in ordered if p.is_measured and p.dtype != pair.dtype}
+    beside = [
+        f"{times_with_interval(p.speedup, p.interval)} in {p.dtype} ({p.conv.get('backend')}, "
+        f"{count(p.patches)} patches)"
+        for p in others.values()
+    ]
+    return [*spans, f" In other dtypes: {listed(beside)}." if beside else ""]
+
+
+def _decisive(record: Record, pairs: Sequence[Pair]) -> Pair | None:
+    """The largest patch count at which both were measured in the workload's dtype."""
+    own = (p for p in pairs if p.is_measured and p.dtype == record.workload.get("dtype"))
+    return max(own, key=lambda pair: pair.patches, default=None)
+
+
+def _claim(pair: Pair) -> list[Inline]:
+    """What the speed-up allows to be said; nothing where its interval includes 1."""
+    said = times_with_interval(pair.speedup, pair.interval)
+    if pair.interval is None:
+        return ["Linear comes out ", strong(said), f" as fast, with {NO_INTERVAL}."]
+    if pair.interval[0] > 1:
+        return ["Linear is ", strong(said), " as fast."]
+    if pair.interval[1] < 1:
+        return ["Linear is ", strong(said), " as fast: the convolution is the faster of the two."]
+    return [f"The ratio is {said}, which includes 1, so no difference is claimed."]
+
+
+def _table(record: Record, pairs: Sequence[Pair]) -> Table:
+    return Table(
+        header=("dtype", "Patches", "Backend", "Conv3d", "n", "Linear", "n", "Speed-up"),
+        align="lrlrrrrr",
+        rows=tuple(
+            (
+                pair.dtype,
+                count(pair.patches),
+                text(pair.conv.get("backend")),
+                time_cell(pair.conv),
+                n_cell(pair.conv),
+                time_cell(pair.linear),
+                n_cell(pair.linear),
+                _speedup(pair),
+            )
+            for pair in pairs
+        ),
+        caption=f"Forward of the patch projection on {device_name(record)}, both variants timed in "
+        f"turn with the same weights and patches. {INTERVALS} Speed-up is Conv3d over Linear.",
+    )
+
+
+def _speedup(pair: Pair) -> str:
+    return times_with_interval(pair.speedup, pair.interval) if pair.is_measured else NOT_MEASURED
+
+
+def _slopes(rows: Sequence[Row]) -> Table:
+    """What one more patch costs: the slope of a line through the patch counts."""
+    groups: dict[tuple[str, str], list[Row]] = {}
+    for row in measured(rows):
+        groups.setdefault((text(row.get("dtype")), text(row.get("variant"))), []).append(row)
+    return Table(
+        header=("dtype", "Variant", "Cost of a patch", "Fixed cost", "R2", "Patch counts"),
+        align="llrrrr",
+        rows=tuple(
+            (dtype, variant, *_slope_cells(_fit(own)), count(len(own)))
+            for (dtype, variant), own in groups.items()
+        ),
+        caption="A line fitted through the medians, each weighted by its inverse, so that a "
+        "relative error counts the same at every size.",
+    )
+
+
+def _fit(rows: Sequence[Row]) -> Fit | None:
+    return fit_line(
+        [number(row.get("patches")) or 0.0 for row in rows], [median_s(row) for row in rows]
+    )
+
+
+def _slope_cells(fit: Fit | None) -> tuple[str, str, str]:
+    if fit is None:
+        return NOT_MEASURED, NOT_MEASURED, "-"
+    return _signed(fit.slope), _signed(fit.intercept), f"{fit.r_squared:.3f}"
+
+
+def _signed(value_s: float) -> str:
+    return f"-{seconds(-value_s)}" if value_s < 0 else seconds(value_s)
+
+
+def _errors(pairs: Sequence[Pair]) -> Table:
+    """The largest patch count of each dtype: do both compute the same?"""
+    largest = {p.dtype: p for p in sorted(pairs, key=lambda each: each.patches) if p.is_measured}
+    return Table(
+        header=(
+            "dtype",
+            "Patches",
+            "Conv3d from fp64",
+            "Linear from fp64",
+            "From each other",
+            "Cosine of Conv3d and fp64",
+        ),
+        align="lrrrrr",
+        rows=tuple(
+            (
+                dtype,
+                count(pair.patches),
+                significant(number(pair.conv.get("max_abs_error"))),
+                significant(number(pair.linear.get("max_abs_error"))),
+                significant(number(pair.linear.get("max_abs_difference"))),
+                _cosine(number(pair.conv.get("cosine"))),
+            )
+            for dtype, pair in largest.items()
+        ),
+        caption="Largest absolute difference of any output element from the same map in fp64, and "
+        "of the two variants from each other.",
+    )
+
+
+def _cosine(value: float | None) -> str:
+    return NOT_MEASURED if value is None else f"{value:.8f}"
+
+
+def _figure(record: Record, rows: Sequence[Row], decisive: Pair | None) -> Figure:
+    dtypes = list(dict.fromkeys(text(row.get("dtype")) for row in measured(rows)))
+    panel = Panel(
+        title="",
+        x_axis="visual patches, logarithmic",
+        y_axis="time of one call",
+        lines=tuple(
+            _line(rows, dtype, variant, kind)
+            for kind, dtype in enumerate(dtypes)
+            for variant in (CONV, LINEAR)
+        ),
+        write=seconds,
+        log=True,
+        gap=_gap(decisive),
+    )
+    chart = LineChart(
+        title=f"Patch projection as Conv3d and as Linear on {device_name(record)}",
+        panels=(panel,),
+        footer=footer(record),
+    )
+    return Figure(
+        stem="compare_patch_embed",
+        alt="Time of Conv3d and of the equal Linear over the number of patches, by dtype",
+        caption="Solid lines are Conv3d, dashed lines Linear. Error bars are the 95 % confidence "
+        "interval of the median; a point without one has fewer than six samples.",
+        draw=drawing(chart),
+    )
+
+
+def _gap(pair: Pair | None) -> Gap | None:
+    if pair is None:
+        return None
+    low, high = sorted((median_s(pair.conv), median_s(pair.linear)))
+    return Gap(x=pair.patches, low=low, high=high, note=f"{times(pair.speedup)} in {pair.dtype}")
+
+
+def _line(rows: Sequence[Row], dtype: str, variant: str, kind: int) -> Line:
+    own = [r for r in measured(rows) if (r.get("dtype"), r.get("variant")) == (dtype, variant)]
+    points = sorted(
+        (
+            Point(x=number(r.get("patches")) or 1.0, y=median_s(r), interval=interval(r))
+            for r in own
+        ),
+        key=lambda point: point.x,
+    )
+    backends = dict.fromkeys(text(row.get("backend")) for row in own) if variant == CONV else {}
+    name = f"{variant} {dtype}" + (f" ({', '.join(backends)})" if backends else "")
+    return Line(label=name, points=tuple(points), kind=kind, dashed=variant == LINEAR)
+
+
+def _published() -> Table:
+    return Table(
+        header=("dtype", "Patches", "Conv3d", "Linear", "Speed-up"),
+        align="lrrrr",
+        rows=(
+            tuple(
+                published(cell)
+                for cell in (
+                    "bf16",
+                    count(known.PATCHES),
+                    seconds(known.CONV_S),
+                    seconds(known.LINEAR_S),
+                    times(known.CONV_S / known.LINEAR_S),
+                )
+            ),
+        ),
+        caption=known.SOURCE,
+        folded="The published comparison",
+    )
+
+
+SECTION = Section(
+    name="compare-patch-embed", order=80, title="Is it the patch embedding?", compose=compose
+)

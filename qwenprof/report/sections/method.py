@@ -1,0 +1,163 @@
+"""How it was measured, what the numbers mean, and what is not known."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+
+from qwenprof.diagnosis.finding import Finding
+from qwenprof.record.record import Record, StageResult
+from qwenprof.report.formatting import count, plural, seconds
+from qwenprof.report.reading import footer, is_measured, on_gpu
+from qwenprof.report.section import Block, Bullets, Inline, Section, Table, code, paragraph, strong
+from qwenprof.report.sections.per_layer import overhead
+from qwenprof.report.sections.workload import RANDOM, weights
+
+PROTOCOL = (
+    "The first call of every case is timed apart and never enters a median.",
+    "A case whose first call exceeds its share of the seconds is called once more at most. Such a "
+    "slow case has n = 1 and no interval.",
+    "Otherwise calls warm up until they agree, then samples are taken until the 95 % confidence "
+    "interval of the median is within 0.5 % of it on either side, or the seconds are spent.",
+    "n is the number of samples. A number is their median; brackets hold its distribution-free "
+    "95 % confidence interval, which fewer than six samples cannot have. No sample is dropped: "
+    "what looks wrong is flagged and kept.",
+    "Ratios of two medians have a bootstrap interval. Where it includes 1, no difference is "
+    "claimed.",
+    "Peak memory is read in a call of its own that is not timed.",
+)
+UNCOUNTED = (
+    "A bound leaves out elementwise arithmetic, intermediate tensors and every launch but one, so "
+    "a healthy part takes a few times its bound, not exactly it."
+)
+
+
+def compose(record: Record, findings: Sequence[Finding]) -> list[Block]:
+    blocks: list[Block] = [Bullets(items=tuple((sentence,) for sentence in PROTOCOL))]
+    blocks += _sampling(record)
+    cost = overhead(record)
+    blocks.append(
+        paragraph(
+            strong("Perturbation."),
+            " ",
+            cost or "No part was timed from inside, so nothing was perturbed.",
+            " Times of whole forwards in the other sections were taken without marks.",
+        )
+    )
+    blocks += [
+        paragraph(strong("What is not known:")),
+        Bullets(items=tuple(_unknown(record, findings))),
+    ]
+    blocks.append(paragraph(_origin(record)))
+    return blocks
+
+
+def _sampling(record: Record) -> list[Block]:
+    rows = [row for name, result in record.stages.items() if (row := _sampled(name, result))]
+    if not rows:
+        return []
+    return [
+        Table(
+            header=(
+                "Stage",
+                "Status",
+                "Took",
+                "Cases timed",
+                "n, least to most",
+                "Sampling stopped",
+                "Flags",
+            ),
+            align="llrrrll",
+            rows=tuple(rows),
+            caption="How far the samples of each stage can be trusted.",
+        )
+    ]
+
+
+def _sampled(name: str, result: StageResult) -> tuple[Inline, ...]:
+    series = [
+        each
+        for key, each in result.series.items()
+        if not key.endswith(("/first_call", "/host_enqueue", "/wall"))
+    ]
+    counts = [len(each.values) for each in series]
+    stops = Counter(each.stop_reason for each in series)
+    flags = Counter(flag.partition(":")[0] for each in series for flag in each.flags)
+    return (
+        code(name),
+        result.status.replace("_", " "),
+        seconds(result.duration_s),
+        count(len(series)),
+        f"{count(min(counts))} to {count(max(counts))}" if counts else "-",
+        _tally(stops),
+        _tally(flags),
+    )
+
+
+def _tally(counter: Counter[str]) -> str:
+    return ", ".join(f"{name.replace('_', ' ')} {n}" for name, n in counter.most_common()) or "-"
+
+
+def _unknown(record: Record, findings: Sequence[Finding]) -> list[tuple[Inline, ...]]:
+    items: list[tuple[Inline, ...]] = [
+        (strong("Not assessed:"), f" {finding.title} ", " ".join(finding.evidence))
+        for finding in findings
+        if finding.verdict == "not assessed"
+    ]
+    if weights(record) == RANDOM and record.workload:
+        items.append(
+            (
+                "The weights are random: times hold for any weights of these shapes, features "
+                "mean nothing.",
+            )
+        )
+    if not on_gpu(record):
+        items.append(
+            (
+                "This ran on a CPU. What a GPU would do, and which backend it would pick there, is "
+                "not known.",
+            )
+        )
+    items += [*_single(record), *_not_run(record), (UNCOUNTED,)]
+    return items
+
+
+def _single(record: Record) -> list[tuple[Inline, ...]]:
+    few = sum(
+        1
+        for result in record.stages.values()
+        for table, rows in result.tables.items()
+        if table not in ("conditions", "summary")
+        for row in rows
+        if is_measured(row) and row.get("n") == 1
+    )
+    if not few:
+        return []
+    return [(f"How repeatable the {plural(few, 'time')} with n = 1 would be.",)]
+
+
+def _not_run(record: Record) -> list[tuple[Inline, ...]]:
+    skipped = {
+        name: sum(
+            1
+            for rows in result.tables.values()
+            for row in rows
+            if row.get("status") not in (None, "ok")
+        )
+        for name, result in record.stages.items()
+    }
+    return [
+        (f"What {plural(n, 'case')} of ", code(name), " would have shown: see there why not.")
+        for name, n in skipped.items()
+        if n
+    ]
+
+
+def _origin(record: Record) -> str:
+    return (
+        f"Written from a record of {record.created} (schema {record.schema_version}), "
+        f"{record.tool.name} {record.tool.version}. {footer(record)}"
+    )
+
+
+SECTION = Section(name="method", order=90, title="Method and limits", compose=compose)

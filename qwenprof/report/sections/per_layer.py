@@ -1,0 +1,344 @@
+"""Which component is it? Every part of the forward, against what its work should cost."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from qwenprof.diagnosis.bounds import number
+from qwenprof.diagnosis.finding import Finding
+from qwenprof.record.record import Record, Row
+from qwenprof.report import published as known
+from qwenprof.report.charts import Bar, BarChart, drawing
+from qwenprof.report.components import Anatomy, Component, anatomy, first_block
+from qwenprof.report.formatting import (
+    NOT_MEASURED,
+    count,
+    flop,
+    listed,
+    percent,
+    seconds,
+    size,
+    times,
+    times_with_interval,
+)
+from qwenprof.report.reading import (
+    footer,
+    is_qwen,
+    outcome,
+    ratio,
+    series_values,
+    setting,
+    text,
+)
+from qwenprof.report.section import (
+    Block,
+    Figure,
+    Inline,
+    Paragraph,
+    Section,
+    Table,
+    code,
+    paragraph,
+    published,
+    strong,
+)
+
+STAGE = "per-layer"
+MOST_BARS = 14
+NOTABLE = 0.10  # of the forward: a part with less to lose is no culprit
+
+
+def compose(record: Record, findings: Sequence[Finding]) -> list[Block]:
+    blocks, rows = outcome(record, STAGE), record.rows(STAGE, "modules")
+    if not rows:
+        return blocks
+    whole = anatomy(rows)
+    if whole is None:
+        blocks.append(
+            paragraph("The forward as a whole was not timed, so its parts have no shares.")
+        )
+        return [*blocks, _modules(rows)]
+    culprit = _culprit(whole, findings)
+    blocks += [_conclusion(record, whole, culprit), *_doubt(whole), _table(record, whole, culprit)]
+    blocks += [_figure(record, whole, culprit), *_zoom(rows, whole)]
+    blocks += [_modules(rows), *_checks(record)]
+    return blocks + ([_published()] if is_qwen(record) else [])
+
+
+def _culprit(whole: Anatomy, findings: Sequence[Finding]) -> Component | None:
+    """The part that a finding accuses, else the one with the largest excess, if it is notable."""
+    accused = [f.culprit for f in findings if f.verdict == "problem" and f.culprit]
+    parts = [whole.holding(path) or whole.holding(f"{whole.tower}.{path}") for path in accused]
+    for part in parts:
+        if part is not None and (part.share or 0.0) >= NOTABLE:
+            return part
+    excessive = [
+        part for part in whole.components if (part.excess_s or 0.0) >= NOTABLE * whole.total_s
+    ]
+    return max(excessive, key=lambda part: part.excess_s or 0.0, default=None)
+
+
+def _conclusion(record: Record, whole: Anatomy, culprit: Component | None) -> Paragraph:
+    longest = max(whole.components, key=lambda part: part.time_s)
+    part = culprit or longest
+    others_s = max(0.0, whole.total_s - part.time_s)
+    spans: list[Inline] = [
+        code(part.label),
+        f" takes {seconds(part.time_s)} of the {seconds(whole.total_s)} forward "
+        f"({percent(part.share)}, {_n(record)}), {_beside_bound(part)}. "
+        f"Everything else together takes {seconds(others_s)}.",
+    ]
+    if culprit is None and longest.bound_s is not None:
+        spans.append(f" No part exceeds its bound by {percent(NOTABLE)} of the forward or more.")
+    if longest is not part:
+        spans += [" The longest part is ", code(longest.label)]
+        spans.append(f" with {seconds(longest.time_s)} ({percent(longest.share)}).")
+    return paragraph(*spans)
+
+
+def _beside_bound(part: Component) -> str:
+    if part.slowdown is None:
+        return "and what it should take is not known"
+    return (
+        f"{times(part.slowdown)} the {seconds(part.bound_s)} that its work should take at least "
+        "on this machine"
+    )
+
+
+def _doubt(whole: Anatomy) -> list[Block]:
+    """Bounds that were beaten: the rates that they are made of were too low."""
+    beaten = [part for part in whole.components if part.slowdown is not None and part.slowdown < 1]
+    share = sum(part.share or 0.0 for part in beaten)
+    if share < 0.01:
+        return []
+    return [
+        paragraph(
+            strong("Bounds to be doubted:"),
+            f" parts that make up {percent(share)} of the forward ran faster than their bound, so "
+            "the rates of the device section are lower than what the machine can do. Slowdowns "
+            "compare parts with each other; they are no absolute figures in this run.",
+        )
+    ]
+
+
+def _table(record: Record, whole: Anatomy, culprit: Component | None) -> Table:
+    rows = [row for part in whole.components for row in _part_rows(part, part is culprit)]
+    total: tuple[Inline, ...] = ("the whole forward", "", seconds(whole.total_s), "100 %", "", "")
+    return Table(
+        header=("Part", "Type", "Time", "Share", "Bound", "Slowdown"),
+        align="llrrrr",
+        rows=(*rows, total),
+        caption=f"Parts of one forward in the order in which it reaches them, {setting(record)}, "
+        f"{_n(record)}. {_where(whole)}Bound is the least time that the work can take at the rates "
+        "of the device section, slowdown the time over it. Parts do not overlap and add up to the "
+        "forward.",
+    )
+
+
+def _where(whole: Anatomy) -> str:
+    return f"The vision tower is at {whole.tower}. " if whole.tower else ""
+
+
+def _part_rows(part: Component, is_culprit: bool) -> list[tuple[Inline, ...]]:
+    cells = (
+        seconds(part.time_s),
+        percent(part.share),
+        _bound(part.bound_s),
+        _slowdown(part.slowdown),
+    )
+    label: Inline = code(part.label) if part.paths else part.label
+    first: tuple[Inline, ...] = (label, part.module_type or "own code", *cells)
+    if is_culprit:
+        first = (strong(part.label), part.module_type, *(strong(cell) for cell in cells))
+    if part.first_s is None:
+        return [first]
+    others = f"· each of the other {part.count - 1}, mean"
+    return [
+        first,
+        ("· the first", "", seconds(part.first_s), "", "", ""),
+        (others, "", seconds(part.mean_of_others_s), "", "", ""),
+    ]
+
+
+def _bound(bound_s: float | None) -> str:
+    return "not known" if bound_s is None else seconds(bound_s)
+
+
+def _slowdown(ratio_to_bound: float | None) -> str:
+    return "not known" if ratio_to_bound is None else times(ratio_to_bound)
+
+
+def _figure(record: Record, whole: Anatomy, culprit: Component | None) -> Figure:
+    chart = BarChart(
+        title=f"Parts of one forward of {seconds(whole.total_s)}, {_n(record)}",
+        axis="time in one forward",
+        bars=tuple(_bar(part, part is culprit) for part in _shown(whole, culprit)),
+        write=seconds,
+        emphasis=_accusation(culprit),
+        footer=footer(record),
+    )
+    return Figure(
+        stem="per_layer",
+        alt="Bar chart of the time of each part of the forward, and the least time for its work",
+        caption="The mark on a bar is the least time that its work can take on this machine.",
+        draw=drawing(chart),
+    )
+
+
+def _accusation(culprit: Component | None) -> str:
+    if culprit is None or culprit.excess_s is None:
+        return "culprit"
+    return f"culprit: {seconds(max(0.0, culprit.excess_s))} more than its work should take"
+
+
+def _shown(whole: Anatomy, culprit: Component | None) -> list[Component]:
+    """The parts worth a bar: the largest, in the forward's order."""
+    largest = sorted(whole.components, key=lambda part: part.time_s, reverse=True)[:MOST_BARS]
+    return [part for part in whole.components if part is culprit or part in largest]
+
+
+def _bar(part: Component, is_culprit: bool) -> Bar:
+    over = f", {times(part.slowdown)} its bound" if part.slowdown is not None else ""
+    return Bar(
+        label=part.label,
+        value=part.time_s,
+        note=f"{seconds(part.time_s)}, {percent(part.share)}{over}",
+        emphasis=is_culprit,
+        marks={"least time for its work": part.bound_s} if part.bound_s else {},
+    )
+
+
+def _zoom(rows: Sequence[Row], whole: Anatomy) -> list[Block]:
+    """The first of the blocks that take the longest, from inside."""
+    repeated = [part for part in whole.components if part.count > 1 and first_block(rows, part)]
+    if not repeated:
+        return []
+    part = max(repeated, key=lambda each: each.time_s)
+    inner = first_block(rows, part)
+    return [
+        Table(
+            header=(f"Inside {part.paths[0]}", "Type", "Time", "Share of the block", "Slowdown"),
+            align="llrrr",
+            rows=tuple(
+                (
+                    code(str(row.get("path")).rpartition(".")[2]),
+                    text(row.get("module_type")),
+                    seconds(number(row.get("inclusive_s"))),
+                    _share_of(row, part.first_s),
+                    _slowdown(number(row.get("slowdown"))),
+                )
+                for row in inner
+            ),
+        )
+    ]
+
+
+def _share_of(row: Row, whole_s: float | None) -> str:
+    time_s = number(row.get("inclusive_s"))
+    return percent(time_s / whole_s) if time_s is not None and whole_s else NOT_MEASURED
+
+
+def _modules(rows: Sequence[Row]) -> Table:
+    return Table(
+        header=(
+            "Path",
+            "Type",
+            "Calls",
+            "Inclusive",
+            "Exclusive",
+            "Share",
+            "FLOP",
+            "Bytes",
+            "Bound",
+            "Slowdown",
+        ),
+        align="llrrrrrrrr",
+        rows=tuple(_module(row) for row in rows),
+        caption="Inclusive time holds what a module calls, exclusive time does not.",
+        folded=f"All {len(rows)} timed modules and functions",
+    )
+
+
+def _module(row: Row) -> tuple[Inline, ...]:
+    numbers = {key: number(value) for key, value in row.items()}
+    return (
+        code(str(row.get("path")) or "(root)"),
+        text(row.get("module_type")),
+        count(numbers.get("calls")),
+        seconds(numbers.get("inclusive_s")),
+        seconds(numbers.get("exclusive_s")),
+        percent(numbers.get("share")),
+        flop(numbers.get("flops")),
+        size(numbers.get("bytes")),
+        _bound(numbers.get("bound_s")),
+        _slowdown(numbers.get("slowdown")),
+    )
+
+
+def _n(record: Record) -> str:
+    rows = record.rows(STAGE, "summary")
+    n = number(rows[0].get("n")) if rows else None
+    return f"n = {count(n)}" if n is not None else "n not recorded"
+
+
+def _checks(record: Record) -> list[Block]:
+    """What the probe says of itself: do the parts add up, and what do its marks cost?"""
+    rows = record.rows(STAGE, "summary")
+    if not rows:
+        return []
+    total_s, parts_s = (number(rows[0].get(key)) for key in ("total_s", "exclusive_sum_s"))
+    sentences = []
+    if total_s and parts_s is not None:
+        sentences.append(
+            f"Exclusive times add up to {seconds(parts_s)} of the {seconds(total_s)} forward, "
+            f"{percent(abs(1 - parts_s / total_s))} off."
+        )
+    sentences.append(overhead(record))
+    return [paragraph(strong("Checks of the probe."), " ", " ".join(filter(None, sentences)))]
+
+
+def overhead(record: Record) -> str:
+    """What timing from inside costs, as a sentence; "" where it was not measured."""
+    rows = record.rows(STAGE, "summary")
+    with_s, plain_s = (
+        number(rows[0].get(key)) if rows else None for key in ("with_marks_s", "plain_s")
+    )
+    if not with_s or not plain_s:
+        return ""
+    samples = [series_values(record, STAGE, f"forward, {name}") for name in ("with marks", "plain")]
+    found = ratio(*samples)
+    change = found.ci if found else None
+    counts = listed([f"n = {len(each)}" for each in samples if each])
+    noise = (
+        " The interval includes no cost at all."
+        if change and change[0] <= 1 <= change[1]
+        else " Too few samples for an interval."
+        if not change
+        else ""
+    )
+    return (
+        f"The forward takes {seconds(with_s)} with the marks that time its parts and "
+        f"{seconds(plain_s)} without ({counts}): "
+        f"{times_with_interval(with_s / plain_s, change)}.{noise}"
+    )
+
+
+def _published() -> Table:
+    return Table(
+        header=("Part", "Time", "Share"),
+        align="lrr",
+        rows=tuple(
+            (
+                published(name),
+                published(seconds(time_s)),
+                published(percent(time_s / known.TOTAL_S)),
+            )
+            for name, time_s in known.COMPONENTS_S.items()
+        ),
+        caption=f"{known.SOURCE} Batch 1, {count(known.PATCHES)} patches, total "
+        f"{seconds(known.TOTAL_S)}. Shares are computed from these times.",
+        folded="The published component times",
+    )
+
+
+SECTION = Section(name="per-layer", order=70, title="Which component is it?", compose=compose)

@@ -189,9 +189,16 @@ def test_report_and_findings_tell_a_record_again(
     assert "datasheet" in capsys.readouterr().out
     assert run("findings", "out", "--json") == 0
     findings = json.loads(capsys.readouterr().out)
-    assert {"rule", "verdict", "severity", "title", "culprit", "evidence", "advice", "links"} == set(
-        findings[0]
-    )
+    assert {
+        "rule",
+        "verdict",
+        "severity",
+        "title",
+        "culprit",
+        "evidence",
+        "advice",
+        "links",
+    } == set(findings[0])
 
 
 def test_env_prints_the_environment_as_text_and_as_json(

@@ -33,7 +33,8 @@ def machine(record: Record) -> Machine | None:
         return None
     rates: dict[str, float] = {}
     for row in record.rows("matmul", "gemm"):
-        dtype, tflops = str(row.get("dtype")), number(row.get("best_tflops"))
+        dtype, best = str(row.get("dtype")), number(row.get("best_tflops"))
+        tflops = best if best is not None else number(row.get("tflops"))
         if tflops is not None:
             rates[dtype] = max(rates.get(dtype, 0.0), tflops * 1e12)
     return Machine(

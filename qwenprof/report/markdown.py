@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-from qwenprof.report.formatting import clean, visible, without_homes
+from qwenprof.formatting import clean, visible, without_homes
 from qwenprof.report.section import (
     Block,
     Bullets,

@@ -23,8 +23,8 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
+from qwenprof.formatting import clean, without_homes
 from qwenprof.report.charts import Bar, BarChart, Gap, Line, LineChart, Panel
-from qwenprof.report.formatting import clean, without_homes
 
 DPI = 160
 WIDTH_IN = 8.4

@@ -34,6 +34,7 @@ CONV, LINEAR = "Conv3d", "Linear"
 class _Pair:
     """The convolution and its equal, and the patches for both: (N, C, *kernel)."""
 
+    path: str
     conv: nn.Conv3d
     linear: nn.Linear
     patches: torch.Tensor
@@ -60,13 +61,14 @@ class _Pair:
 
 def measure(bench: Bench) -> None:
     subject = bench.subject()
-    conv, patches = _conv_and_patches(subject)
+    path, conv, patches = _conv_and_patches(subject)
     counts = patch_counts(len(patches))
     for dtype in [bench.dtype, *(each for each in DTYPES if each != bench.dtype)]:
         plan = bench.plan({str(count): float(count) for count in counts}, share=1 / len(DTYPES))
         for count in counts:
             bench.say(f"Conv3d against Linear, {count} patches, {dtype}")
-            for row in _compared(bench, plan, _pair(conv, patches[:count], dtype), dtype):
+            pair = _pair(path, conv, patches[:count], dtype)
+            for row in _compared(bench, plan, pair, dtype):
                 bench.add_row("variants", row)
 
 
@@ -80,8 +82,8 @@ def patch_counts(most: int) -> list[int]:
     return [*counts, most]
 
 
-def _conv_and_patches(subject: Subject) -> tuple[nn.Conv3d, torch.Tensor]:
-    """The model's own projection and the workload's patches, as (N, C, *kernel)."""
+def _conv_and_patches(subject: Subject) -> tuple[str, nn.Conv3d, torch.Tensor]:
+    """The model's own projection, by its path, and the workload's patches, as (N, C, *kernel)."""
     from torch import nn
 
     from qwenprof.fix.linearize import obstacle
@@ -92,15 +94,17 @@ def _conv_and_patches(subject: Subject) -> tuple[nn.Conv3d, torch.Tensor]:
     if not isinstance(conv, nn.Conv3d) or reason:
         raise NotApplicable(f"{tower.projection} is no Conv3d that equals a linear layer: {reason}")
     assert pixels is not None
-    return conv, pixels.values.view(-1, conv.in_channels, *conv.kernel_size)
+    path = tower.full_path(tower.projection)
+    return path, conv, pixels.values.view(-1, conv.in_channels, *conv.kernel_size)
 
 
-def _pair(conv: nn.Conv3d, patches: torch.Tensor, dtype: str) -> _Pair:
+def _pair(path: str, conv: nn.Conv3d, patches: torch.Tensor, dtype: str) -> _Pair:
     from qwenprof.fix.linearize import linearize
     from qwenprof.workload.loading import TORCH_DTYPES
 
     own = copy.deepcopy(conv).to(TORCH_DTYPES[dtype])
-    return _Pair(conv=own, linear=linearize(own), patches=patches.to(TORCH_DTYPES[dtype]))
+    cast = patches.to(TORCH_DTYPES[dtype])
+    return _Pair(path=path, conv=own, linear=linearize(own), patches=cast)
 
 
 def _compared(bench: Bench, plan: TimePlan, pair: _Pair, dtype: str) -> list[Row]:
@@ -174,6 +178,7 @@ def _columns(pair: _Pair, dtype: str, variant: str) -> Row:
         "dtype": dtype,
         "patches": len(pair.patches),
         "direction": "forward",
+        "module": pair.path,
         "backend": convolution_backend(pair.conv, pair.patches) if variant == CONV else "GEMM",
         "bias": pair.conv.bias is not None,
         **dict.fromkeys(measured),

@@ -7,10 +7,10 @@ from dataclasses import replace
 
 import pytest
 
+from qwenprof.formatting import seconds
 from qwenprof.record.record import Record
 from qwenprof.report import plots
 from qwenprof.report.charts import Bar, BarChart, Gap, Line, LineChart, Panel, Point, drawing
-from qwenprof.report.formatting import seconds
 from qwenprof.report.writing import composed, figures
 
 SIGNATURE = b"\x89PNG\r\n\x1a\n"

@@ -111,9 +111,7 @@ def test_the_published_sequence_has_1653_tokens(tiny: dict[str, Any]) -> None:
 
 
 @pytest.mark.parametrize("name", ["eager", "sdpa"])
-def test_every_block_uses_the_implementation_that_is_asked_for(
-    subject: Subject, name: str
-) -> None:
+def test_every_block_uses_the_implementation_that_is_asked_for(subject: Subject, name: str) -> None:
     with attention.implementation(subject, name):
         switched = attention.used_implementations(subject)
     with attention.forced(subject.require_vision().tower, name):

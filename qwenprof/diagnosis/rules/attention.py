@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from qwenprof.diagnosis.bounds import number
 from qwenprof.diagnosis.finding import Finding, Rule, not_assessed
+from qwenprof.formatting import seconds, times
 from qwenprof.record.record import Record, Row
 
 NAME, QUESTION = "attention", "Is it attention?"
@@ -28,7 +29,7 @@ def judge(record: Record) -> Finding:
             rule=NAME,
             verdict="problem",
             severity="critical" if gain > 2 else "warning",
-            title=f"The model is {gain:.2f} x faster with {_name(fastest)}",
+            title=f"The model is {times(gain)} faster with {_name(fastest)}",
             culprit=f"attention: {own['attention']}",
             evidence=_evidence(rows),
             advice=f"Load the model with attn_implementation={fastest['attention']!r}.",
@@ -80,11 +81,11 @@ def _name(row: Row) -> str:
 
 
 def _evidence(rows: list[Row]) -> tuple[str, ...]:
-    times = ", ".join(
-        f"{row['attention']} ({row['experiment']}) {_seconds(row):.4g} s, n = {row['n']}"
+    listed = ", ".join(
+        f"{row['attention']} ({row['experiment']}) {seconds(_seconds(row))}, n = {row['n']}"
         for row in sorted(rows, key=_seconds)
     )
-    return (f"Forward of batch {rows[0]['batch']}: {times}.",)
+    return (f"Forward of batch {rows[0]['batch']}: {listed}.",)
 
 
 RULE = Rule(name=NAME, order=40, question=QUESTION, judge=judge)

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from qwenprof.diagnosis.bounds import number
 from qwenprof.diagnosis.finding import Finding, Rule, not_assessed
+from qwenprof.formatting import count, seconds, times
 from qwenprof.harness.statistics import Fit, fit_line
 from qwenprof.record.record import Record
 
@@ -37,27 +38,26 @@ class Scaling:
     @property
     def growth(self) -> float:
         """Time of one sample at the largest batch over that at the smallest."""
-        seconds = [self.per_sample[batch] for batch in sorted(self.per_sample)]
-        return seconds[-1] / seconds[0]
+        return self.per_sample[max(self.per_sample)] / self.per_sample[min(self.per_sample)]
 
 
 def scaling(record: Record) -> Scaling | None:
     """The scaling that the batch sweep saw; None with fewer than two batch sizes."""
-    seconds: dict[int, float] = {}
+    per_sample: dict[int, float] = {}
     patches: dict[int, float] = {}
     for row in record.rows("batch-sweep", "batches"):
         batch, median_s = number(row.get("batch")), number(row.get("median_s"))
         if not batch or not median_s:
             continue
-        seconds[int(batch)] = median_s / batch
+        per_sample[int(batch)] = median_s / batch
         count = number(row.get("patches"))
         if count:
             patches[int(batch)] = count / batch
-    if len(seconds) < 2:
+    if len(per_sample) < 2:
         return None
-    batches = sorted(seconds)
-    fit = fit_line(batches, [seconds[batch] * batch for batch in batches])
-    return Scaling(per_sample=seconds, patches_per_sample=patches, fit=fit)
+    batches = sorted(per_sample)
+    fit = fit_line(batches, [per_sample[batch] * batch for batch in batches])
+    return Scaling(per_sample=per_sample, patches_per_sample=patches, fit=fit)
 
 
 def judge(record: Record) -> Finding:
@@ -71,7 +71,7 @@ def judge(record: Record) -> Finding:
             rule=NAME,
             verdict="problem",
             severity="warning",
-            title=f"A sample takes {found.growth:.2f} x as long in the largest batch",
+            title=f"A sample takes {times(found.growth)} as long in the largest batch",
             culprit="batching",
             evidence=_evidence(found),
             advice="Time grows faster than the work: look at padding, at attention across "
@@ -96,7 +96,7 @@ def _did_not_grow(found: Scaling) -> Finding:
         evidence=(
             *_evidence(found),
             "Patches of one sample: "
-            + ", ".join(f"{n:.4g} at batch {b}" for b, n in found.patches_per_sample.items())
+            + ", ".join(f"{count(n)} at batch {b}" for b, n in found.patches_per_sample.items())
             + ".",
         ),
         advice="Check what builds the batch: samples were lost, cut or merged.",
@@ -105,13 +105,13 @@ def _did_not_grow(found: Scaling) -> Finding:
 
 def _evidence(found: Scaling) -> tuple[str, ...]:
     times = ", ".join(
-        f"{seconds:.4g} s at batch {batch}" for batch, seconds in sorted(found.per_sample.items())
+        f"{seconds(each_s)} at batch {batch}" for batch, each_s in sorted(found.per_sample.items())
     )
     sentences = [f"One sample takes {times}."]
     if found.fit and len(found.per_sample) > 2:
         sentences.append(
-            f"Fit over the batch sizes: {found.fit.intercept:.3g} s + {found.fit.slope:.4g} s "
-            f"for each sample (R^2 = {found.fit.r_squared:.3f})."
+            f"Fit over the batch sizes: {seconds(found.fit.intercept)} + "
+            f"{seconds(found.fit.slope)} for each sample (R^2 = {found.fit.r_squared:.3f})."
         )
     if found.work_grew:
         sentences.append("The number of patches grew in proportion to the batch.")

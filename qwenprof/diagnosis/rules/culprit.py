@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 from qwenprof.diagnosis.bounds import number
 from qwenprof.diagnosis.finding import Finding, Rule, not_assessed
+from qwenprof.formatting import percent, seconds, times
 from qwenprof.record.record import Record
 
 NAME, QUESTION = "culprit", "Which part takes longer than its work should?"
@@ -74,11 +75,11 @@ def judge(record: Record) -> Finding:
     total_s = suspect.time_s / suspect.share if suspect.share else suspect.time_s
     excess_share = suspect.excess_s / total_s
     evidence = (
-        f"{suspect.path} ({suspect.kind}) takes {suspect.time_s * 1e3:.4g} ms, "
-        f"{suspect.share:.1%} of the forward.",
-        f"Its work should take {suspect.bound_s * 1e3:.3g} ms on this machine: it takes "
-        f"{suspect.slowdown:.4g} x its bound, where {usual:.3g} x is usual in this model.",
-        f"The excess is {suspect.excess_s * 1e3:.4g} ms, {excess_share:.1%} of the forward.",
+        f"{suspect.path} ({suspect.kind}) takes {seconds(suspect.time_s)}, "
+        f"{percent(suspect.share)} of the forward.",
+        f"Its work should take {seconds(suspect.bound_s)} on this machine: it takes "
+        f"{times(suspect.slowdown)} its bound, where {times(usual)} is usual in this model.",
+        f"The excess is {seconds(suspect.excess_s)}, {percent(excess_share)} of the forward.",
     )
     if excess_share < NOTABLE_SHARE or suspect.slowdown < OUTLIER * usual:
         return Finding(
@@ -92,11 +93,11 @@ def judge(record: Record) -> Finding:
         rule=NAME,
         verdict="problem",
         severity="critical" if excess_share >= DOMINANT_SHARE else "warning",
-        title=f"{suspect.path} takes {suspect.slowdown:,.4g} x what its work should cost",
+        title=f"{suspect.path} takes {times(suspect.slowdown)} what its work should cost",
         culprit=suspect.path,
         evidence=evidence,
-        advice=f"Without the excess the forward would take {(1 - excess_share):.1%} of its time. "
-        "Look at how this part is implemented before anything else.",
+        advice=f"Without the excess the forward takes {percent(1 - excess_share)} of its time: look "
+        "at how this part is implemented before anything else.",
     )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from qwenprof.diagnosis.bounds import machine
 from qwenprof.diagnosis.finding import Finding, Rule, not_assessed
+from qwenprof.formatting import flop_rate, times
 from qwenprof.record.record import Record
 
 NAME, QUESTION = "dtype-support", "Does the device support the dtype?"
@@ -17,8 +18,8 @@ def judge(record: Record) -> Finding:
         return not_assessed(NAME, QUESTION, f"No matrix products in {dtype} and fp32 to compare.")
     own, wide = rates.flop_per_s[dtype], rates.flop_per_s["fp32"]
     evidence = (
-        f"The best {dtype} matrix product runs at {own * 1e-9:,.4g} GFLOPS, the best fp32 one "
-        f"at {wide * 1e-9:,.4g}: a factor of {own / wide:.3g}.",
+        f"The best {dtype} matrix product runs at {flop_rate(own)}, the best fp32 one at "
+        f"{flop_rate(wide)}: {times(own / wide)} its rate.",
     )
     if own >= TOLERANCE * wide:
         return Finding(
@@ -34,7 +35,7 @@ def judge(record: Record) -> Finding:
         rule=NAME,
         verdict="problem",
         severity="warning",
-        title=f"This device multiplies {dtype} matrices {wide / own:.3g} x slower than fp32 ones",
+        title=f"This device multiplies {dtype} matrices {times(wide / own)} slower than fp32 ones",
         culprit=f"{dtype} on {record.fact('device', 'name')}",
         evidence=evidence,
         advice=f"The device has no instructions for {dtype} and emulates it. Run in fp32 here, "

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 from qwenprof.diagnosis.bounds import number
 from qwenprof.diagnosis.finding import Finding, Rule, Severity, not_assessed
+from qwenprof.formatting import percent, seconds, times, times_with_interval
 from qwenprof.record.record import Record, Row
 
 NAME, QUESTION = "patch-embedding", "Is the patch embedding's convolution slower than Linear?"
@@ -74,18 +75,18 @@ def judge(record: Record) -> Finding:
         why = "Conv3d and Linear were not compared in the workload's dtype."
         return not_assessed(NAME, QUESTION, why)
     evidence = _evidence(found, record)
-    low, high = found.interval or (None, None)
+    low = found.interval[0] if found.interval else None
     if low is None and 1 + NOISE < found.speedup < CLEAR_WITHOUT_INTERVAL:
-        why = f"Linear came out {found.speedup:.2f} x faster, with too few samples to be sure."
+        why = f"Linear came out {times(found.speedup)} as fast, with too few samples to be sure."
         return not_assessed(NAME, QUESTION, why)
     slower = found.speedup >= CLEAR_WITHOUT_INTERVAL if low is None else low > 1 + NOISE
     if not slower:
-        interval = f" [{low:.2f}, {high:.2f}]" if low is not None else ""
         return Finding(
             rule=NAME,
             verdict="clear",
             severity="info",
-            title=f"Conv3d is not slower than the equal Linear: {found.speedup:.2f} x{interval}",
+            title="Conv3d is not slower than the equal Linear: "
+            + times_with_interval(found.speedup, found.interval),
             evidence=evidence,
         )
     return _problem(found, record, evidence)
@@ -100,8 +101,8 @@ def _problem(found: Comparison, record: Record, evidence: tuple[str, ...]) -> Fi
         verdict="problem",
         severity=_severity(found, share),
         title=f"Conv3d in {dtype} {cause} ({backend}): the equal Linear is "
-        f"{found.speedup:,.4g} x faster",
-        culprit="patch_embed.proj",
+        f"{times(found.speedup)} as fast",
+        culprit=str(found.conv.get("module") or "patch_embed.proj"),
         evidence=evidence,
         advice="Run the projection as a linear layer over the same weights: "
         "qwenprof.linearize(conv) gives the equal nn.Linear; transformers 5.6 and later do it "
@@ -131,16 +132,12 @@ def _share_saved(found: Comparison, record: Record) -> float | None:
 
 def _evidence(found: Comparison, record: Record) -> tuple[str, ...]:
     conv, linear = found.conv, found.linear
-    times = [number(row.get("median_s")) or 0.0 for row in (conv, linear)]
-    interval = (
-        f"95 % interval {found.interval[0]:.4g} to {found.interval[1]:.4g}"
-        if found.interval
-        else "too few samples for an interval"
-    )
+    conv_s, linear_s = (seconds(number(row.get("median_s"))) for row in (conv, linear))
+    interval = "" if found.interval else ", too few samples for an interval"
     sentences = [
-        f"{conv['patches']} patches in {conv['dtype']}: Conv3d {times[0] * 1e3:.4g} ms "
-        f"(n = {conv['n']}) on the backend {conv['backend']}, Linear {times[1] * 1e3:.4g} ms "
-        f"(n = {linear['n']}): {found.speedup:.4g} x, {interval}.",
+        f"{conv['patches']} patches in {conv['dtype']}: Conv3d {conv_s} (n = {conv['n']}) on the "
+        f"backend {conv['backend']}, Linear {linear_s} (n = {linear['n']}): "
+        f"{times_with_interval(found.speedup, found.interval)}{interval}.",
         f"Their outputs differ by at most {_text(linear.get('max_abs_difference'))}; from an fp64 "
         f"reference Conv3d by {_text(conv.get('max_abs_error'))}, Linear by "
         f"{_text(linear.get('max_abs_error'))}.",
@@ -148,7 +145,7 @@ def _evidence(found: Comparison, record: Record) -> tuple[str, ...]:
     share = _share_saved(found, record)
     if share is not None:
         sentences.append(
-            f"Linear would save {found.saved_s * 1e3:.3g} ms of each forward, {share:.2%} of it."
+            f"Linear would save {seconds(found.saved_s)} of each forward, {percent(share)} of it."
         )
     return tuple(sentences)
 

@@ -6,12 +6,7 @@ from collections.abc import Sequence
 
 from qwenprof.diagnosis.bounds import number
 from qwenprof.diagnosis.finding import Finding
-from qwenprof.harness.statistics import Ratio
-from qwenprof.record.record import Record, Row
-from qwenprof.report import published as known
-from qwenprof.report.charts import Bar, BarChart, drawing
-from qwenprof.report.components import anatomy
-from qwenprof.report.formatting import (
+from qwenprof.formatting import (
     count,
     percent,
     seconds,
@@ -20,6 +15,11 @@ from qwenprof.report.formatting import (
     times,
     times_with_interval,
 )
+from qwenprof.harness.statistics import Ratio
+from qwenprof.record.record import Record, Row
+from qwenprof.report import published as known
+from qwenprof.report.charts import Bar, BarChart, drawing
+from qwenprof.report.components import anatomy
 from qwenprof.report.reading import (
     INTERVALS,
     NO_INTERVAL,

@@ -6,12 +6,7 @@ from collections.abc import Sequence
 
 from qwenprof.diagnosis.bounds import number
 from qwenprof.diagnosis.finding import Finding
-from qwenprof.harness import statistics
-from qwenprof.harness.statistics import Fit, Ratio
-from qwenprof.record.record import Record, Row
-from qwenprof.report import published as known
-from qwenprof.report.charts import Line, LineChart, Panel, Point, drawing
-from qwenprof.report.formatting import (
+from qwenprof.formatting import (
     count,
     listed,
     percent,
@@ -21,6 +16,11 @@ from qwenprof.report.formatting import (
     times,
     times_with_interval,
 )
+from qwenprof.harness import statistics
+from qwenprof.harness.statistics import Fit, Ratio
+from qwenprof.record.record import Record, Row
+from qwenprof.report import published as known
+from qwenprof.report.charts import Line, LineChart, Panel, Point, drawing
 from qwenprof.report.reading import (
     INTERVALS,
     NO_INTERVAL,

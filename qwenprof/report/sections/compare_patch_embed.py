@@ -7,11 +7,7 @@ from dataclasses import dataclass
 
 from qwenprof.diagnosis.bounds import number
 from qwenprof.diagnosis.finding import Finding
-from qwenprof.harness.statistics import Fit, fit_line
-from qwenprof.record.record import Record, Row
-from qwenprof.report import published as known
-from qwenprof.report.charts import Gap, Line, LineChart, Panel, Point, drawing
-from qwenprof.report.formatting import (
+from qwenprof.formatting import (
     NOT_MEASURED,
     count,
     listed,
@@ -20,6 +16,10 @@ from qwenprof.report.formatting import (
     times,
     times_with_interval,
 )
+from qwenprof.harness.statistics import Fit, fit_line
+from qwenprof.record.record import Record, Row
+from qwenprof.report import published as known
+from qwenprof.report.charts import Gap, Line, LineChart, Panel, Point, drawing
 from qwenprof.report.reading import (
     INTERVALS,
     NO_INTERVAL,

@@ -7,8 +7,8 @@ from collections.abc import Callable, Sequence
 
 from qwenprof.diagnosis.bounds import number
 from qwenprof.diagnosis.finding import Finding
+from qwenprof.formatting import NOT_MEASURED, percent, significant, size
 from qwenprof.record.record import Cell, Facts, Record, Row
-from qwenprof.report.formatting import NOT_MEASURED, percent, significant, size
 from qwenprof.report.reading import text
 from qwenprof.report.section import Block, Code, Inline, Section, Table, code, paragraph
 

@@ -6,10 +6,7 @@ from collections.abc import Sequence
 
 from qwenprof.diagnosis.bounds import number
 from qwenprof.diagnosis.finding import Finding
-from qwenprof.harness import statistics
-from qwenprof.record.record import Record, Row
-from qwenprof.report.charts import Bar, BarChart, drawing
-from qwenprof.report.formatting import (
+from qwenprof.formatting import (
     bandwidth_with_interval,
     count,
     flop_rate,
@@ -20,6 +17,9 @@ from qwenprof.report.formatting import (
     significant,
     size,
 )
+from qwenprof.harness import statistics
+from qwenprof.record.record import Record, Row
+from qwenprof.report.charts import Bar, BarChart, drawing
 from qwenprof.report.reading import (
     INTERVALS,
     device_name,

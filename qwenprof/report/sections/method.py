@@ -6,8 +6,8 @@ from collections import Counter
 from collections.abc import Sequence
 
 from qwenprof.diagnosis.finding import Finding
+from qwenprof.formatting import count, plural, seconds
 from qwenprof.record.record import Record, StageResult
-from qwenprof.report.formatting import count, plural, seconds
 from qwenprof.report.reading import footer, is_measured, on_gpu
 from qwenprof.report.section import Block, Bullets, Inline, Section, Table, code, paragraph, strong
 from qwenprof.report.sections.per_layer import overhead

@@ -6,11 +6,7 @@ from collections.abc import Sequence
 
 from qwenprof.diagnosis.bounds import number
 from qwenprof.diagnosis.finding import Finding
-from qwenprof.record.record import Record, Row
-from qwenprof.report import published as known
-from qwenprof.report.charts import Bar, BarChart, drawing
-from qwenprof.report.components import Anatomy, Component, anatomy, first_block
-from qwenprof.report.formatting import (
+from qwenprof.formatting import (
     NOT_MEASURED,
     count,
     flop,
@@ -21,6 +17,10 @@ from qwenprof.report.formatting import (
     times,
     times_with_interval,
 )
+from qwenprof.record.record import Record, Row
+from qwenprof.report import published as known
+from qwenprof.report.charts import Bar, BarChart, drawing
+from qwenprof.report.components import Anatomy, Component, anatomy, first_block
 from qwenprof.report.reading import (
     footer,
     is_qwen,

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from qwenprof.diagnosis.finding import Finding, rules
+from qwenprof.formatting import listed, plural
 from qwenprof.record.record import Record
-from qwenprof.report.formatting import listed, plural
 from qwenprof.report.reading import READS_AS
 from qwenprof.report.section import (
     Block,

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 
 from qwenprof.diagnosis.bounds import number
 from qwenprof.diagnosis.finding import Finding
+from qwenprof.formatting import NOT_MEASURED, count, listed, plural
 from qwenprof.record.record import Cell, Record
 from qwenprof.report import published as known
-from qwenprof.report.formatting import NOT_MEASURED, count, listed, plural
 from qwenprof.report.reading import device_name, is_measured, is_qwen
 from qwenprof.report.section import Block, Inline, Section, Table, paragraph, published, strong
 

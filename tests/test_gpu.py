@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -24,12 +23,12 @@ pytestmark = pytest.mark.gpu
 
 
 @pytest.fixture(scope="module")
-def record(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Record]:
+def record(tmp_path_factory: pytest.TempPathFactory) -> Record:
     """All stages on the true-width 2b tower with two frames, once for all tests here."""
     folder = tmp_path_factory.mktemp("gpu")
     workload = Workload.default("cuda", size="2b", scope="vision", frames=2)
     runner.run(workload, out=folder, budget_s=60.0)
-    yield load(folder)
+    return load(folder)
 
 
 def test_every_stage_runs(record: Record) -> None:

@@ -133,5 +133,5 @@ def test_chosen_stages_come_in_order_with_what_they_require() -> None:
 
 
 def test_an_unknown_stage_is_named_with_those_there_are() -> None:
-    with pytest.raises(UsageError, match="warp-drive.*choose from matmul"):
+    with pytest.raises(UsageError, match=r"warp-drive.*choose from matmul"):
         runner.chosen(["warp-drive"])

@@ -76,6 +76,18 @@ def test_the_tower_is_built_in_the_dtype_and_its_parts_are_found(tiny: dict[str,
     assert all(callable(getattr(helper.owner, helper.attribute)) for helper in tower.helpers)
 
 
+@pytest.mark.parametrize(
+    ("size", "parameters"),
+    [("2b", 2_127_532_032), ("4b", 4_437_815_808), ("8b", 8_767_123_696)],
+)
+def test_the_sizes_have_as_many_parameters_as_the_checkpoints(size: str, parameters: int) -> None:
+    """Source: the safetensors totals of Qwen/Qwen3-VL-{2B,4B,8B}-Instruct: 2.13, 4.44, 8.77 B."""
+    with torch.device("meta"):
+        model = FAMILY.build(FAMILY.sizes[size], "full", "sdpa", torch.bfloat16)
+
+    assert sum(parameter.numel() for parameter in model.parameters()) == parameters
+
+
 def test_the_same_seed_gives_the_same_model(tiny: dict[str, Any]) -> None:
     one, two, other = (
         load(Workload.default(**tiny, seed=seed)).model.state_dict()["merger.linear_fc1.weight"]

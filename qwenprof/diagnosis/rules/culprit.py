@@ -96,8 +96,8 @@ def judge(record: Record) -> Finding:
         title=f"{suspect.path} takes {times(suspect.slowdown)} what its work should cost",
         culprit=suspect.path,
         evidence=evidence,
-        advice=f"Without the excess the forward takes {percent(1 - excess_share)} of its time: look "
-        "at how this part is implemented before anything else.",
+        advice="Look at how this part is implemented before anything else: without the excess "
+        f"the forward takes {percent(1 - excess_share)} of its time.",
     )
 
 

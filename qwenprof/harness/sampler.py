@@ -164,7 +164,7 @@ class Sampler:
         second = {key: self._second_call(each, share_s, limit_s) for key, each in begun.items()}
         slow = [key for key, each in begun.items() if _is_slow(each, second[key], share_s)]
         steady = [self._warmed_up(begun[k], second[k], share_s) for k in begun if k not in slow]
-        apart_s = sum(_seconds_apart(begun[key], second[key], share_s) for key in begun)
+        apart_s = sum(_seconds_apart(begun[key], second[key], key in slow) for key in begun)
         deadline_s = started_s + apart_s + share_s * len(steady)
         stop_reason = self._sample_in_turn(steady, deadline_s) if steady else ""
         return {
@@ -309,7 +309,9 @@ class Sampler:
         if not self.clock.asynchronous:
             return
         deadline_s = self.clock.now_s() + budget_s
-        while len(samples.host) < self.rules.min_samples and self.clock.now_s() < deadline_s:
+        while len(samples.host) < self.rules.min_samples:
+            if samples.host and self.clock.now_s() + samples.estimate_s > deadline_s:
+                break
             samples.add_latency(self._call_from_idle(samples.case))
 
     def _timing(self, samples: _Samples, stop_reason: str) -> Timing:
@@ -331,10 +333,12 @@ def _is_slow(samples: _Samples, second: _IdleCall | None, share_s: float) -> boo
     return samples.first_call_s > share_s and (second is None or second.wall_s > share_s)
 
 
-def _seconds_apart(samples: _Samples, second: _IdleCall | None, share_s: float) -> float:
-    """Seconds that were spent on one operation and are not to be missed by the others."""
-    first_s = samples.first_call_s if samples.first_call_s > share_s else 0.0
-    return first_s + (second.wall_s if second and second.wall_s > share_s else 0.0)
+def _seconds_apart(samples: _Samples, second: _IdleCall | None, slow: bool) -> float:
+    """Seconds that must not be missing for the samples: slow calls, and what only a first does."""
+    first_s, second_s = samples.first_call_s, second.wall_s if second else 0.0
+    if slow:
+        return first_s + second_s
+    return max(0.0, first_s - second_s) if second else 0.0
 
 
 def _series_or_none(values: list[float], stop_reason: str) -> Series | None:

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 MIN_SAMPLES_FOR_CI = 6
 NOISY_IQR = 0.10
 DRIFT = 0.02
+NEGLIGIBLE = 0.02  # a sample this near to its neighbours is no outlier, however alike the rest are
 FEW_SAMPLES = 20
 
 Judgement = Literal["FASTER", "SLOWER", "SAME", "INCONCLUSIVE"]
@@ -217,7 +218,8 @@ def _log_binomial(n: int, k: int) -> float:
 
 
 def _count_outliers(values: Sequence[float], summary: Summary) -> int:
-    low, high = summary.p25 - 3 * summary.iqr, summary.p75 + 3 * summary.iqr
+    fence = max(3 * summary.iqr, NEGLIGIBLE * summary.median)
+    low, high = summary.p25 - fence, summary.p75 + fence
     return sum(1 for value in values if value < low or value > high)
 
 

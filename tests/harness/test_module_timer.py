@@ -3,66 +3,20 @@
 from __future__ import annotations
 
 import types
-from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from simulation import LAUNCH_S, Kernel, Steps, functional, lookup, timed, within_1_percent
 from torch import nn
 
-from qwenprof.harness.module_timer import ModuleTimer, NodeTime, Pass, typical
+from qwenprof.harness.module_timer import ModuleTimer, NodeTime, typical
 from qwenprof.harness.plan import Allowance
 from qwenprof.harness.probe import Node, tree
 from qwenprof.harness.sampler import Case, Sampler
 from qwenprof.harness.simulated import SimulatedDevice
-
-LAUNCH_S = 5e-6
-
-
-class Kernel(nn.Module):
-    """One kernel and nothing else."""
-
-    def __init__(self, device: SimulatedDevice, kernel_s: float) -> None:
-        super().__init__()
-        self.device, self.kernel_s = device, kernel_s
-
-    def forward(self) -> None:
-        self.device.kernel(self.kernel_s)
-
-
-class Steps(nn.Module):
-    """Children and functions, called one after the other."""
-
-    def __init__(self, steps: Sequence[Any], **children: nn.Module) -> None:
-        super().__init__()
-        for name, child in children.items():
-            setattr(self, name, child)
-        self.steps = steps
-
-    def forward(self) -> None:
-        for step in self.steps:
-            step()
-
-
-def functional(device: SimulatedDevice, kernel_s: float) -> Callable[[], None]:
-    """Work in a forward that no module does."""
-    return lambda: device.kernel(kernel_s)
-
-
-def within_1_percent(expected: float) -> Any:
-    return pytest.approx(expected, rel=0.01)
-
-
-def timed(device: SimulatedDevice, model: nn.Module, nodes: Sequence[Node] = ()) -> Pass:
-    """One pass of the model on a device that is busy already, as in steady repetition."""
-    timer = ModuleTimer(device, [*tree(model), *nodes])
-    model()
-    with timer.attached():
-        model()
-    (only,) = timer.collect()
-    return only
 
 
 @dataclass
@@ -238,7 +192,7 @@ class TestHelpers:
         device = SimulatedDevice()
         library = types.ModuleType("library")
         library.interpolate = original = functional(device, 3e-3)  # type: ignore[attr-defined]
-        model = Steps([lambda: library.interpolate(), functional(device, 1e-3)])
+        model = Steps([lookup(library, "interpolate"), functional(device, 1e-3)])
         helper = Node(path="interpolate", kind="function", owner=library, attribute="interpolate")
         # WHEN the model is timed
         measured = timed(device, model, [helper])
@@ -272,7 +226,8 @@ class TestHelpers:
     def test_a_function_on_the_instance_is_put_back(self) -> None:
         # GIVEN a module whose method somebody has replaced already
         device = SimulatedDevice()
-        model = Steps([lambda: model.helper()])
+        model = Steps([])
+        model.steps = [lookup(model, "helper")]
         replacement = functional(device, 1e-3)
         model.helper = replacement
         helper = Node(path="helper", kind="function", owner=model, attribute="helper")
@@ -297,7 +252,7 @@ class TestTrouble:
                 raise fails.pop()
 
         library.helper = helper  # type: ignore[attr-defined]
-        inner = Steps([lambda: library.helper()])
+        inner = Steps([lookup(library, "helper")])
         model = Steps([inner], inner=inner)
         node = Node(path="helper", kind="function", owner=library, attribute="helper")
         timer = ModuleTimer(device, [*tree(model), node])
@@ -329,10 +284,8 @@ class TestTrouble:
         # WHEN the caller goes on
         with timer.attached():
             for _ in range(3):
-                try:
+                with suppress(RuntimeError):
                     model()
-                except RuntimeError:
-                    continue
         # THEN the two whole forwards are what counts
         assert [each["child"].calls for each in timer.collect()] == [1, 1]
 
@@ -395,54 +348,3 @@ class TestTrouble:
         timer = ModuleTimer(device, tree(model))
         model()
         assert timer.collect() == []
-
-
-PATHS = ("", "a", "a.b", "c")
-durations = st.floats(0.0, 10.0)
-
-
-def made_pass(own: dict[str, float]) -> Pass:
-    """A pass in which each node takes this long by itself; "" comes first, c may be absent."""
-    below = {"": own, "a": {k: v for k, v in own.items() if k.startswith("a")}}
-    return {
-        path: NodeTime(
-            calls=1, inclusive_s=sum(below.get(path, {path: seconds}).values()), exclusive_s=seconds
-        )
-        for path, seconds in own.items()
-    }
-
-
-own_times = st.fixed_dictionaries(
-    {"": durations, "a": durations, "a.b": durations}, optional={"c": durations}
-)
-
-
-class TestTypical:
-    @given(owns=st.lists(own_times, min_size=1, max_size=12))
-    def test_it_adds_up_like_every_pass_that_it_is_made_of(
-        self, owns: list[dict[str, float]]
-    ) -> None:
-        # GIVEN passes that add up, not all of which reach every node
-        passes = [made_pass(own) for own in owns]
-        # WHEN they are condensed
-        steady = typical(passes)
-        # THEN so does the result, and its total lies among theirs
-        total_s = sum(time.exclusive_s for time in steady.values())
-        assert total_s == pytest.approx(steady[""].inclusive_s, rel=1e-9, abs=1e-9)
-        inside_s = steady["a"].exclusive_s + steady["a.b"].exclusive_s
-        assert inside_s == pytest.approx(steady["a"].inclusive_s, rel=1e-9, abs=1e-9)
-        totals = [each[""].inclusive_s for each in passes]
-        assert min(totals) - 1e-9 <= steady[""].inclusive_s <= max(totals) + 1e-9
-
-    def test_a_quarter_of_disturbed_passes_does_not_matter(self) -> None:
-        # GIVEN twelve like passes and four that something else disturbed
-        good = made_pass({"": 1.0, "a": 2.0, "a.b": 3.0, "c": 4.0})
-        bad = made_pass({"": 9.0, "a": 90.0, "a.b": 900.0, "c": 9000.0})
-        # WHEN they are condensed THEN the result is the good ones'
-        steady = typical([bad, bad, *[good] * 12, bad, bad])
-        for path in PATHS:
-            assert steady[path].exclusive_s == pytest.approx(good[path].exclusive_s)
-
-    def test_without_a_pass_there_is_nothing_typical(self) -> None:
-        with pytest.raises(ValueError, match="no pass"):
-            typical([])

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from torch import nn
@@ -13,7 +15,9 @@ BATCH, WIDTH, DEEP = 8, 16, 32
 FLOAT = 4
 
 
-def counted(model: nn.Module, *args: torch.Tensor, nodes: list[Node] | None = None) -> dict:
+def counted(
+    model: nn.Module, *args: torch.Tensor, nodes: list[Node] | None = None
+) -> dict[str, Work]:
     with torch.inference_mode():
         return count_work(lambda: model(*args), nodes or tree(model))
 
@@ -88,7 +92,7 @@ def test_a_weight_that_two_layers_share_moves_once() -> None:
 def test_a_helper_function_is_counted_by_its_arguments_and_result() -> None:
     # GIVEN a model with a helper that takes a nest of tensors and a keyword
     class Model(nn.Module):
-        def helper(self, nest: tuple, *, scale: torch.Tensor) -> dict[str, torch.Tensor]:
+        def helper(self, nest: tuple[Any, ...], *, scale: torch.Tensor) -> dict[str, torch.Tensor]:
             return {"product": nest[0] @ nest[1][0] * scale}
 
         def forward(self, x: torch.Tensor) -> torch.Tensor:

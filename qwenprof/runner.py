@@ -202,7 +202,7 @@ def run_experiment(
     record = Record(
         tool=Tool(name="qwenprof", version=__version__),
         created=datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
-        command=list(command),
+        command=[_speakable(word) for word in command],
         environment=environment(experiment.device),
         workload=experiment.facts,
     )
@@ -257,7 +257,11 @@ def _outcome(stage: Stage, laboratory: Laboratory) -> tuple[Status, str | None]:
         return "skipped", str(error)
     except Exception as error:  # noqa: BLE001 - the one place where a failure becomes a result
         if is_out_of_memory(error):
-            return "out_of_memory", str(error).splitlines()[0]
-        message = str(error) if isinstance(error, QwenprofError) else repr(error)
-        return "failed", message
+            return "out_of_memory", _speakable(str(error).partition("\n")[0])
+        return "failed", _speakable(str(error) if isinstance(error, QwenprofError) else repr(error))
     return "ok", None
+
+
+def _speakable(text: str) -> str:
+    """Text that JSON can hold: a file name that is not UTF-8 becomes one that is."""
+    return text.encode("utf-8", "replace").decode("utf-8")

@@ -36,19 +36,30 @@ THROTTLE_REASONS = {
 
 @dataclass(frozen=True, kw_only=True)
 class Reading:
-    """One look at a GPU: MHz, watts, degrees Celsius, and NVML's bit mask of reasons."""
+    """One look at a GPU: MHz, watts, degrees Celsius, and NVML's bit mask of reasons.
 
-    sm_clock_mhz: float
-    power_w: float
-    temperature_c: float
-    reasons: int
+    None is what the device does not tell; some have no power meter.
+    """
+
+    sm_clock_mhz: float | None
+    power_w: float | None
+    temperature_c: float | None
+    reasons: int | None
+
+    @property
+    def throttled(self) -> float | None:
+        """1 where something holds the clocks down, 0 where nothing does."""
+        return None if self.reasons is None else float(bool(throttling(self.reasons)))
+
+
+SILENCE = Reading(sm_clock_mhz=None, power_w=None, temperature_c=None, reasons=None)
 
 
 class Gauge(Protocol):
     """Something that can be asked about the device while it works."""
 
     def read(self) -> Reading | None:
-        """One reading; None where the device has just refused to answer."""
+        """One reading; None where the device has just refused to answer anything."""
 
     def neighbours(self) -> int | None:
         """How many other processes use the device; None where it cannot tell."""
@@ -66,17 +77,20 @@ class NvmlGauge:
         self._nvml, self._handle = nvml, handle
 
     def read(self) -> Reading | None:
-        nvml, handle = self._nvml, self._handle
+        nvml = self._nvml
+        milliwatts = self._ask(nvml.nvmlDeviceGetPowerUsage)
+        reading = Reading(
+            sm_clock_mhz=self._ask(nvml.nvmlDeviceGetClockInfo, nvml.NVML_CLOCK_SM),
+            power_w=None if milliwatts is None else milliwatts / 1000,
+            temperature_c=self._ask(nvml.nvmlDeviceGetTemperature, nvml.NVML_TEMPERATURE_GPU),
+            reasons=self._ask(nvml.nvmlDeviceGetCurrentClocksThrottleReasons),
+        )
+        return None if reading == SILENCE else reading
+
+    def _ask(self, question: Callable[..., int], *details: Any) -> int | None:
         try:
-            return Reading(
-                sm_clock_mhz=float(nvml.nvmlDeviceGetClockInfo(handle, nvml.NVML_CLOCK_SM)),
-                power_w=nvml.nvmlDeviceGetPowerUsage(handle) / 1000,
-                temperature_c=float(
-                    nvml.nvmlDeviceGetTemperature(handle, nvml.NVML_TEMPERATURE_GPU)
-                ),
-                reasons=int(nvml.nvmlDeviceGetCurrentClocksThrottleReasons(handle)),
-            )
-        except nvml.NVMLError:
+            return int(question(self._handle, *details))
+        except self._nvml.NVMLError:
             return None
 
     def neighbours(self) -> int | None:
@@ -157,7 +171,7 @@ class Conditions:
             "sm_clock_mhz_min": self._of(lambda r: r.sm_clock_mhz, min),
             "power_w_max": self._of(lambda r: r.power_w, max),
             "temperature_c_max": self._of(lambda r: r.temperature_c, max),
-            "throttled_share": self._of(lambda r: float(bool(throttling(r.reasons))), _mean),
+            "throttled_share": self._of(lambda r: r.throttled, _mean),
             "throttle_reasons": ", ".join(self._reasons()) or None,
             "other_gpu_processes": self._neighbours,
             "cores_busy_elsewhere": self._cores_busy,
@@ -168,7 +182,7 @@ class Conditions:
         """What disturbs every number that was measured meanwhile."""
         flags = []
         if self._reasons():
-            share = _mean([float(bool(throttling(r.reasons))) for r in self.readings])
+            share = self._of(lambda r: r.throttled, _mean)
             flags.append(f"throttled: {', '.join(self._reasons())} in {share:.0%} of the readings")
         if self._neighbours:
             flags.append(f"shared_gpu: {self._neighbours} other processes on the GPU")
@@ -184,12 +198,13 @@ class Conditions:
                 self.readings.append(reading)
 
     def _of(
-        self, value: Callable[[Reading], float], summary: Callable[[list[float]], float]
+        self, value: Callable[[Reading], float | None], summary: Callable[[list[float]], float]
     ) -> float | None:
-        return summary([value(reading) for reading in self.readings]) if self.readings else None
+        told = [number for number in map(value, self.readings) if number is not None]
+        return summary(told) if told else None
 
     def _reasons(self) -> list[str]:
-        return sorted({name for r in self.readings for name in throttling(r.reasons)})
+        return sorted({name for r in self.readings for name in throttling(r.reasons or 0)})
 
 
 def throttling(reasons: int) -> list[str]:

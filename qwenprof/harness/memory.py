@@ -12,6 +12,9 @@ if TYPE_CHECKING:
 
     import torch
 
+    from qwenprof.harness.plan import Allowance
+    from qwenprof.harness.sampler import Timing
+
 POLL_S = 0.002
 
 # what the host's allocator, the CUDA driver, and cuBLAS or cuDNN say in a plain RuntimeError
@@ -31,6 +34,13 @@ def peak_bytes(call: Callable[[], Any], device: str) -> int | None:
     if kind.type == "cpu":
         return _peak_resident_bytes(call)
     return _peak_allocated_bytes(call, kind)
+
+
+def affordable_peak_bytes(
+    call: Callable[[], Any], device: str, timing: Timing, allowance: Allowance
+) -> int | None:
+    """The same, but None where one more call would take longer than its case may."""
+    return peak_bytes(call, device) if timing.one_call_s <= allowance.case_s else None
 
 
 def is_out_of_memory(error: BaseException) -> bool:

@@ -11,6 +11,7 @@ Durations are seconds, sizes bytes, work FLOP; what was not measured is null, ne
 
 from __future__ import annotations
 
+import math
 import os
 import tempfile
 from collections.abc import Callable, Mapping
@@ -37,12 +38,19 @@ class Series(msgspec.Struct, frozen=True, kw_only=True):
     """Raw samples of one quantity, why sampling stopped, and what to beware of.
 
     `flags` read "code: sentence with its numbers"; nothing is ever dropped from `values`.
+
+    Raises:
+        ValueError: a sample is infinite or not a number, which a clock never gives.
     """
 
     unit: str
     values: list[float]
     stop_reason: str
     flags: list[str] = []
+
+    def __post_init__(self) -> None:
+        if not all(map(math.isfinite, self.values)):
+            raise ValueError("a sample is not a finite number")
 
 
 class StageResult(msgspec.Struct, frozen=True, kw_only=True):

@@ -84,13 +84,12 @@ def _measured(
     around: Callable[[], AbstractContextManager[Any]],
     allowance: Allowance,
 ) -> Row:
-    from qwenprof.harness.memory import peak_bytes
+    from qwenprof.harness.memory import affordable_peak_bytes
 
     with around():
         timing = bench.sampler.measure(prepared.call, allowance)
         plan.learn(key, timing.one_call_s)
-        affordable = timing.one_call_s <= allowance.case_s
-        peak = peak_bytes(prepared.call, bench.device) if affordable else None
+        peak = affordable_peak_bytes(prepared.call, bench.device, timing, allowance)
     bench.add_series(timing.series(key))
     measured = timing_columns(timing) | {"peak_bytes": peak}
     return measured | prepared.columns | {"status": "ok", "reason": None}

@@ -9,7 +9,7 @@ reference, so that a convolution which computes something wrong is seen too.
 from __future__ import annotations
 
 import copy
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from qwenprof.errors import NotApplicable
@@ -19,6 +19,8 @@ from qwenprof.stages.matmul import DTYPES
 from qwenprof.stages.stage import Bench, Stage
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     import torch
     from torch import nn
 
@@ -32,31 +34,35 @@ CONV, LINEAR = "Conv3d", "Linear"
 
 @dataclass(frozen=True, kw_only=True)
 class _Pair:
-    """The convolution and its equal, and the patches for both: (N, C, *kernel)."""
+    """The convolution and its equal, and the patches for both: (N, C, *kernel).
+
+    outputs: of the last call of each variant, (N, D), so that nothing has to run again to be
+        checked: a convolution on a slow path takes seconds.
+    """
 
     path: str
     conv: nn.Conv3d
     linear: nn.Linear
     patches: torch.Tensor
+    outputs: dict[str, torch.Tensor] = field(default_factory=dict)
 
     @property
     def flat(self) -> torch.Tensor:
         return self.patches.flatten(1)
 
-    def outputs(self) -> dict[str, torch.Tensor]:
-        return {CONV: self.run_conv(), LINEAR: self.run_linear()}
-
-    def run_conv(self) -> torch.Tensor:
+    def calls(self) -> dict[str, Callable[[], None]]:
+        """A call of each variant without gradients."""
         import torch
 
-        with torch.inference_mode():
-            return self.conv(self.patches).flatten(1)  # type: ignore[no-any-return]
+        def run_conv() -> None:
+            with torch.inference_mode():
+                self.outputs[CONV] = self.conv(self.patches)
 
-    def run_linear(self) -> torch.Tensor:
-        import torch
+        def run_linear() -> None:
+            with torch.inference_mode():
+                self.outputs[LINEAR] = self.linear(self.flat)
 
-        with torch.inference_mode():
-            return self.linear(self.flat)  # type: ignore[no-any-return]
+        return {CONV: run_conv, LINEAR: run_linear}
 
 
 def measure(bench: Bench) -> None:
@@ -119,7 +125,7 @@ def _compared(bench: Bench, plan: TimePlan, pair: _Pair, dtype: str) -> list[Row
     try:
         timings = _timed(bench, pair, f"{dtype}/{count}", allowance)
         plan.learn(str(count), sum(timing.one_call_s for timing in timings.values()))
-        return _measured(bench, pair, dtype, timings, _errors(pair))
+        return _measured(bench, pair, dtype, timings, allowance)
     except (RuntimeError, MemoryError) as error:
         status = "out_of_memory" if is_out_of_memory(error) else "failed"
         reason = str(error).splitlines()[0]
@@ -128,21 +134,17 @@ def _compared(bench: Bench, plan: TimePlan, pair: _Pair, dtype: str) -> list[Row
 
 
 def _timed(bench: Bench, pair: _Pair, key: str, allowance: Allowance) -> dict[str, Timing]:
-    timings = bench.sampler.compare({CONV: pair.run_conv, LINEAR: pair.run_linear}, allowance)
+    timings = bench.sampler.compare(pair.calls(), allowance)
     for variant, timing in timings.items():
         bench.add_series(timing.series(f"{variant}/{key}"))
     return timings
 
 
 def _measured(
-    bench: Bench,
-    pair: _Pair,
-    dtype: str,
-    timings: dict[str, Timing],
-    errors: dict[str, Row],
+    bench: Bench, pair: _Pair, dtype: str, timings: dict[str, Timing], allowance: Allowance
 ) -> list[Row]:
     from qwenprof.harness import statistics
-    from qwenprof.harness.memory import peak_bytes
+    from qwenprof.harness.memory import affordable_peak_bytes
 
     speedup = statistics.ratio_of_medians(
         timings[CONV].device.values, timings[LINEAR].device.values
@@ -152,14 +154,16 @@ def _measured(
         CONV: {"speedup": 1.0, "speedup_low": None, "speedup_high": None},
         LINEAR: {"speedup": speedup.value, "speedup_low": low, "speedup_high": high},
     }
-    calls = {CONV: pair.run_conv, LINEAR: pair.run_linear}
+    errors, calls = _errors(pair), pair.calls()
+    pair.outputs.clear()
     return [
-        _columns(pair, dtype, variant)
-        | timing_columns(timings[variant])
-        | gains[variant]
-        | errors[variant]
-        | {"peak_bytes": peak_bytes(calls[variant], bench.device), "status": "ok", "reason": None}
-        for variant in (CONV, LINEAR)
+        _columns(pair, dtype, name)
+        | timing_columns(timing)
+        | gains[name]
+        | errors[name]
+        | {"peak_bytes": affordable_peak_bytes(calls[name], bench.device, timing, allowance)}
+        | {"status": "ok", "reason": None}
+        for name, timing in timings.items()
     ]
 
 
@@ -190,7 +194,8 @@ def _errors(pair: _Pair) -> dict[str, Row]:
     """Each variant's error against fp64, and the two variants' difference from each other."""
     reference = _reference(pair)
     outputs = {
-        name: output.to(reference.device).double() for name, output in pair.outputs().items()
+        name: output.flatten(1).to(reference.device).double()
+        for name, output in pair.outputs.items()
     }
     difference = float((outputs[CONV] - outputs[LINEAR]).abs().max())
     return {

@@ -72,7 +72,9 @@ def _timed(bench: Bench, subject: Subject, timer: ModuleTimer) -> dict[str, Timi
     from qwenprof.harness.sampler import Case, Sampler
 
     call = subject.call(subject.inputs())
-    rules = replace(bench.sampler.rules, max_samples=MAX_PASSES, min_sample_s=0.0)
+    rules = replace(
+        bench.sampler.rules, max_samples=MAX_PASSES, min_sample_s=0.0, latency_share=0.0
+    )
     timings = Sampler(bench.sampler.clock, rules).compare(
         {MARKED: Case(call=call, around=timer.attached), PLAIN: call},
         Allowance(case_s=bench.budget_s / 3, limit_s=bench.budget_s * TIMING_SHARE),

@@ -222,9 +222,11 @@ class Nvml:
         return 412_500
 
     def nvmlDeviceGetTemperature(self, handle: str, kind: int) -> int:  # noqa: N802
+        self._check("nvmlDeviceGetTemperature")
         return 71
 
     def nvmlDeviceGetCurrentClocksThrottleReasons(self, handle: str) -> int:  # noqa: N802
+        self._check("nvmlDeviceGetCurrentClocksThrottleReasons")
         return self.reasons
 
     def nvmlDeviceGetComputeRunningProcesses(self, handle: str) -> list[Any]:  # noqa: N802
@@ -244,12 +246,23 @@ class TestNvml:
             sm_clock_mhz=1755.0, power_w=412.5, temperature_c=71.0, reasons=SOFTWARE_POWER_CAP
         )
 
-    def test_a_refusal_is_no_reading(self) -> None:
-        nvml = Nvml(broken={"nvmlDeviceGetPowerUsage"})
-        assert NvmlGauge(nvml, "handle").read() is None
+    def test_what_a_device_does_not_tell_is_none(self) -> None:
+        # GIVEN a device without a power meter THEN the rest is still read
+        reading = NvmlGauge(Nvml(broken={"nvmlDeviceGetPowerUsage"}), "handle").read()
+        assert reading is not None
+        assert (reading.power_w, reading.sm_clock_mhz) == (None, 1755.0)
 
-    def test_one_in_the_middle_costs_that_reading_only(self) -> None:
-        # GIVEN a driver that stops answering after the first reading
+    def test_a_device_that_tells_nothing_gives_no_reading(self) -> None:
+        everything = {
+            "nvmlDeviceGetPowerUsage",
+            "nvmlDeviceGetClockInfo",
+            "nvmlDeviceGetTemperature",
+            "nvmlDeviceGetCurrentClocksThrottleReasons",
+        }
+        assert NvmlGauge(Nvml(broken=everything), "handle").read() is None
+
+    def test_a_refusal_in_the_middle_costs_that_figure_only(self) -> None:
+        # GIVEN a driver that stops telling the power after the first reading
         nvml, first = Nvml(), threading.Event()
         gauge = NvmlGauge(nvml, "handle")
         refused = threading.Event()
@@ -266,8 +279,7 @@ class TestNvml:
         # WHEN the device is watched across that moment
         with Conditions(gauge, poll_s=0.001, load=lambda: 0.0) as seen:
             assert refused.wait(PATIENCE_S)
-        # THEN the reading before it is kept
-        assert len(seen.readings) == 1
+        # THEN the figure before it is kept
         assert seen.row()["power_w_max"] == 412.5
 
     def test_this_process_is_no_neighbour(self) -> None:

@@ -1,39 +1,76 @@
-"""Peak memory of one call, taken in a call of its own because watching costs time."""
+"""Peak memory, from the high-water marks that allocators and kernels keep anyway.
+
+A mark is reset before a call and read after it. That costs the call nothing, but it is still
+taken in a call of its own where there is time for one, so that warm-up and the harness's own
+memory are not in it.
+"""
 
 from __future__ import annotations
 
-import threading
+from collections.abc import Callable
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import psutil
-
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    import torch
-
     from qwenprof.harness.plan import Allowance
     from qwenprof.harness.sampler import Timing
 
-POLL_S = 0.002
+CLEAR_REFS, STATUS = Path("/proc/self/clear_refs"), Path("/proc/self/status")
 
 # what the host's allocator, the CUDA driver, and cuBLAS or cuDNN say in a plain RuntimeError
 OUT_OF_MEMORY = ("can't allocate memory", "CUDA error: out of memory", "_STATUS_ALLOC_FAILED")
 
 
-def peak_bytes(call: Callable[[], Any], device: str) -> int | None:
-    """The most memory in use while `call` runs; None where the device cannot tell.
+class HighWaterMark:
+    """The most memory in use since `reset`.
 
     On an accelerator: bytes held by PyTorch's allocator, weights included, which is less than
     what the driver reports. On a CPU: resident bytes of this process, which holds everything
     the process has ever touched, so compare rows of one record rather than machines.
+
+    Source: torch.accelerator.max_memory_allocated; proc(5), clear_refs and VmHWM.
     """
+
+    def __init__(self, device: str) -> None:
+        import torch
+
+        self._on_cpu = torch.device(device).type == "cpu"
+        # torch.accelerator gained the memory functions in 2.9; CUDA's own are older
+        has_own = hasattr(torch.accelerator, "max_memory_allocated")
+        kind = torch.device(device).type
+        self._memory: Any = torch.accelerator if has_own else getattr(torch, kind, None)
+        self._known = False
+        self.reset()
+
+    def reset(self) -> None:
+        """Start again from what is in use now."""
+        try:
+            if self._on_cpu:
+                CLEAR_REFS.write_text("5")
+            else:
+                self._memory.reset_peak_memory_stats()
+            self._known = True
+        except (OSError, AttributeError, NotImplementedError, RuntimeError):
+            self._known = False
+
+    def read(self) -> int | None:
+        """Bytes; None where the device or the operating system keeps no such mark."""
+        if not self._known:
+            return None
+        if self._on_cpu:
+            return _resident_high_water_mark()
+        return int(self._memory.max_memory_allocated()) or None
+
+
+def peak_bytes(call: Callable[[], Any], device: str) -> int | None:
+    """The most memory in use while `call` runs once; None where nothing can tell."""
     import torch
 
-    kind = torch.device(device)
-    if kind.type == "cpu":
-        return _peak_resident_bytes(call)
-    return _peak_allocated_bytes(call, kind)
+    mark = HighWaterMark(device)
+    call()
+    if torch.device(device).type != "cpu":
+        torch.accelerator.synchronize(torch.device(device))
+    return mark.read()
 
 
 def affordable_peak_bytes(
@@ -65,43 +102,8 @@ def free_cached_memory(device: str) -> None:
         empty_cache()
 
 
-def _peak_allocated_bytes(call: Callable[[], Any], device: torch.device) -> int | None:
-    import torch
-
-    # torch.accelerator gained the memory functions in 2.9; CUDA's own are older
-    memory: Any = (
-        torch.accelerator
-        if hasattr(torch.accelerator, "max_memory_allocated")
-        else getattr(torch, device.type, None)
-    )
-    if not hasattr(memory, "max_memory_allocated"):
-        return None
-    torch.accelerator.synchronize(device)
-    try:
-        memory.reset_peak_memory_stats()
-        call()
-        torch.accelerator.synchronize(device)
-        return int(memory.max_memory_allocated()) or None
-    except (NotImplementedError, RuntimeError) as error:
-        if isinstance(error, torch.OutOfMemoryError):
-            raise
-        return None
-
-
-def _peak_resident_bytes(call: Callable[[], Any]) -> int:
-    process, done = psutil.Process(), threading.Event()
-    peak = process.memory_info().rss
-
-    def watch() -> None:
-        nonlocal peak
-        while not done.wait(POLL_S):
-            peak = max(peak, process.memory_info().rss)
-
-    watcher = threading.Thread(target=watch, name="qwenprof-memory", daemon=True)
-    watcher.start()
-    try:
-        call()
-    finally:
-        done.set()
-        watcher.join()
-    return max(peak, process.memory_info().rss)
+def _resident_high_water_mark() -> int | None:
+    for line in STATUS.read_text().splitlines():
+        if line.startswith("VmHWM:"):
+            return int(line.split()[1]) * 1024
+    return None

@@ -72,10 +72,6 @@ class TimePlan:
         case_s = min(self._case_cap_s, max(LEAST_CASE_S, share_s))
         return Allowance(case_s=case_s, limit_s=spare_s)
 
-    def drop(self, case: str) -> None:
-        """Give the seconds of a case that will not run to the others."""
-        self._waiting.pop(case)
-
     def learn(self, case: str, one_call_s: float) -> None:
         """Tell what one call of `case` took; the cases to come are predicted from the last."""
         self._seconds_per_work = one_call_s / self._work[case]

@@ -84,12 +84,14 @@ def _measured(
     around: Callable[[], AbstractContextManager[Any]],
     allowance: Allowance,
 ) -> Row:
-    from qwenprof.harness.memory import affordable_peak_bytes
+    from qwenprof.harness.memory import HighWaterMark, affordable_peak_bytes
 
     with around():
+        mark = HighWaterMark(bench.device)
         timing = bench.sampler.measure(prepared.call, allowance)
         plan.learn(key, timing.one_call_s)
+        peak_so_far = mark.read()
         peak = affordable_peak_bytes(prepared.call, bench.device, timing, allowance)
     bench.add_series(timing.series(key))
-    measured = timing_columns(timing) | {"peak_bytes": peak}
+    measured = timing_columns(timing) | {"peak_bytes": peak if peak is not None else peak_so_far}
     return measured | prepared.columns | {"status": "ok", "reason": None}

@@ -53,6 +53,6 @@ STAGE = Stage(
     question="Is it batching?",
     suspect="batching, padding and collation",
     measure=measure,
-    budget_s=85.0,
+    budget_s=78.0,
     example="qwenprof batch-sweep --size 2b --batch 8",
 )

@@ -230,6 +230,6 @@ STAGE = Stage(
     question="Is it the patch embedding's convolution?",
     suspect="Conv3d where a linear layer would do",
     measure=measure,
-    budget_s=30.0,
+    budget_s=22.0,
     example="qwenprof compare-patch-embed --dtype bf16 --frames 8",
 )

@@ -235,6 +235,6 @@ STAGE = Stage(
     question="Is the device healthy?",
     suspect="a slow or sick device",
     measure=measure,
-    budget_s=20.0,
+    budget_s=15.0,
     example="qwenprof matmul --device cuda --dtype bf16",
 )

@@ -168,7 +168,7 @@ STAGE = Stage(
     question="Which component is it?",
     suspect="every component but the culprit",
     measure=measure,
-    budget_s=45.0,
+    budget_s=42.0,
     requires=("matmul",),
     example="qwenprof per-layer --size 8b --frames 2",
 )

@@ -2,10 +2,18 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import torch
 
-from qwenprof.harness.memory import free_cached_memory, is_out_of_memory, peak_bytes
+from qwenprof.harness import memory
+from qwenprof.harness.memory import (
+    HighWaterMark,
+    free_cached_memory,
+    is_out_of_memory,
+    peak_bytes,
+)
 
 MIB = 1024**2
 
@@ -29,15 +37,28 @@ def test_the_call_is_made_once() -> None:
     assert calls == [1]
 
 
-def test_an_error_is_the_callers_and_the_watching_ends() -> None:
-    # GIVEN a call that fails
-    def fail() -> None:
-        raise RuntimeError("broken")
+def test_a_mark_forgets_what_was_before_it() -> None:
+    # GIVEN a peak of 256 MiB WHEN the mark is reset after it THEN it is gone
+    mark = HighWaterMark("cpu")
+    before = mark.read()
+    torch.ones(64 * MIB, dtype=torch.float32)
+    high = mark.read()
+    mark.reset()
+    after = mark.read()
 
-    # WHEN it is watched THEN the error comes through, and watching works again
-    with pytest.raises(RuntimeError, match="broken"):
-        peak_bytes(fail, "cpu")
-    assert peak_bytes(lambda: None, "cpu")
+    assert before is not None
+    assert high is not None
+    assert after is not None
+    assert high - before > 200 * MIB
+    assert high - after > 200 * MIB
+
+
+def test_where_the_system_keeps_no_mark_the_peak_is_none(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(memory, "CLEAR_REFS", tmp_path / "missing" / "clear_refs")
+
+    assert peak_bytes(lambda: None, "cpu") is None
 
 
 @pytest.mark.parametrize(

@@ -38,13 +38,6 @@ def test_what_a_case_leaves_is_for_the_others() -> None:
     assert allowed(plan, "b").case_s == pytest.approx(2.5)
 
 
-def test_a_dropped_case_leaves_its_seconds() -> None:
-    plan = TimePlan(SimulatedDevice(), 8.0, dict.fromkeys("abcd", 1.0))
-    plan.drop("b")
-    plan.drop("c")
-    assert allowed(plan, "a").case_s == 4.0
-
-
 def test_no_case_gets_more_than_the_cap() -> None:
     plan = TimePlan(SimulatedDevice(), 100.0, {"only": 1.0}, case_cap_s=6.0)
     assert allowed(plan, "only") == Allowance(case_s=6.0, limit_s=100.0)

@@ -67,8 +67,9 @@ class TimePlan:
                 reason=f"one call would take about {own_s:.3g} s and {max(left_s, 0):.3g} s of "
                 "this stage's budget are left: raise --budget"
             )
-        spare_s = max(0.0, left_s - sum(map(self._predicted_s, self._waiting.values())))
-        share_s = spare_s / (len(self._waiting) + 1)
+        waiting = sum(self._waiting.values())
+        spare_s = max(0.0, left_s - self._predicted_s(waiting))
+        share_s = spare_s * self._work[case] / (self._work[case] + waiting)
         case_s = min(self._case_cap_s, max(LEAST_CASE_S, share_s))
         return Allowance(case_s=case_s, limit_s=spare_s)
 

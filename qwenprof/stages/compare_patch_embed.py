@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from qwenprof.workload.loading import Subject
 
 SMALLEST_COUNT, STEP = 64, 4
+OWN_SHARE = 0.6  # of the stage's seconds, for the workload's own dtype
 CONV, LINEAR = "Conv3d", "Linear"
 
 
@@ -69,8 +70,10 @@ def measure(bench: Bench) -> None:
     subject = bench.subject()
     path, conv, patches = _conv_and_patches(subject)
     counts = patch_counts(len(patches))
-    for dtype in [bench.dtype, *(each for each in DTYPES if each != bench.dtype)]:
-        plan = bench.plan({str(count): float(count) for count in counts}, share=1 / len(DTYPES))
+    others = [dtype for dtype in DTYPES if dtype != bench.dtype]
+    shares = {bench.dtype: OWN_SHARE} | dict.fromkeys(others, (1 - OWN_SHARE) / len(others))
+    for dtype, share in shares.items():
+        plan = bench.plan({str(count): float(count) for count in counts}, share=share)
         for count in counts:
             bench.say(f"Conv3d against Linear, {count} patches, {dtype}")
             pair = _pair(path, conv, patches[:count], dtype)

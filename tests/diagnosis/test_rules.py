@@ -225,7 +225,12 @@ def test_a_healthy_backend_that_loses_to_linear_is_another_verdict() -> None:
 
 
 def test_a_difference_inside_the_noise_is_clear() -> None:
-    assert judged("patch-embedding", variants(1.04, 0.98, 1.1, "Cudnn")).verdict == "clear"
+    same = judged("patch-embedding", variants(1.02, 0.98, 1.06, "Cudnn"))
+    unclear = judged("patch-embedding", variants(1.10, 0.93, 1.40, "Cudnn"))
+
+    assert same.verdict == "clear"
+    assert unclear.verdict == "not assessed"
+    assert "Inconclusive" in unclear.evidence[0]
 
 
 def test_few_samples_are_not_enough_for_a_small_difference_but_for_a_large_one() -> None:

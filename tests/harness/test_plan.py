@@ -117,3 +117,11 @@ def test_cases_that_keep_to_their_allowance_keep_the_budget(
             largest_s = max(largest_s, rate * each)
     # THEN they overrun the budget by no more than one call of the largest and the least shares
     assert clock.now_s() <= budget_s + largest_s + LEAST_CASE_S * len(work) + 1e-6
+
+
+def test_more_work_gets_more_seconds() -> None:
+    # GIVEN 10 s for two cases, one of which is four times as large
+    plan = TimePlan(SimulatedDevice(), 10.0, {"small": 1.0, "large": 4.0}, case_cap_s=60.0)
+    # WHEN the small one starts THEN it may take a fifth, and the large one all the rest
+    assert allowed(plan, "small").case_s == pytest.approx(2.0)
+    assert allowed(plan, "large").case_s == pytest.approx(10.0)

@@ -9,13 +9,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from qwenprof.diagnosis.bounds import number
-from qwenprof.diagnosis.finding import Finding, Rule, Severity, not_assessed
+from qwenprof.diagnosis.finding import Finding, Rule, Severity, Verdict, not_assessed
 from qwenprof.formatting import percent, seconds, times, times_with_interval
 from qwenprof.record.record import Record, Row
 
 NAME, QUESTION = "patch-embedding", "Is the patch embedding's convolution slower than Linear?"
-NOISE = 0.05
-CLEAR_WITHOUT_INTERVAL = 2.0
+NOISE, TOLERABLE = 0.05, 0.10
+SURE_WITHOUT_INTERVAL = 2.0
 SLOW_BACKENDS = ("Slow2d", "Slow3d", "SlowDilated2d", "SlowDilated3d", "SlowNd")
 DOMINANT_SHARE, NOTABLE_SHARE = 0.20, 0.02
 LINKS = (
@@ -75,21 +75,31 @@ def judge(record: Record) -> Finding:
         why = "Conv3d and Linear were not compared in the workload's dtype."
         return not_assessed(NAME, QUESTION, why)
     evidence = _evidence(found, record)
-    low = found.interval[0] if found.interval else None
-    if low is None and 1 + NOISE < found.speedup < CLEAR_WITHOUT_INTERVAL:
-        why = f"Linear came out {times(found.speedup)} as fast, with too few samples to be sure."
-        return not_assessed(NAME, QUESTION, why)
-    slower = found.speedup >= CLEAR_WITHOUT_INTERVAL if low is None else low > 1 + NOISE
-    if not slower:
+    verdict = _verdict(found)
+    ratio = times_with_interval(found.speedup, found.interval)
+    if verdict == "not assessed":
+        return not_assessed(NAME, QUESTION, f"Inconclusive: Linear is {ratio} as fast as Conv3d.")
+    if verdict == "clear":
         return Finding(
             rule=NAME,
             verdict="clear",
             severity="info",
-            title="Conv3d is not slower than the equal Linear: "
-            + times_with_interval(found.speedup, found.interval),
+            title=f"Conv3d is not slower than the equal Linear: {ratio}",
             evidence=evidence,
         )
     return _problem(found, record, evidence)
+
+
+def _verdict(found: Comparison) -> Verdict:
+    """A problem only if the whole interval says so, clear only if it rules one out."""
+    if found.interval is None:
+        if found.speedup >= SURE_WITHOUT_INTERVAL:
+            return "problem"
+        return "clear" if found.speedup <= 1.0 else "not assessed"
+    low, high = found.interval
+    if low > 1 + NOISE:
+        return "problem"
+    return "clear" if high <= 1 + TOLERABLE else "not assessed"
 
 
 def _problem(found: Comparison, record: Record, evidence: tuple[str, ...]) -> Finding:

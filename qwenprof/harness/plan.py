@@ -56,7 +56,7 @@ class TimePlan:
         self._waiting = dict(work)
         self._work = dict(work)
         self._case_cap_s = case_cap_s
-        self._seconds_per_work = 0.0
+        self._seen_s, self._seen_work = 0.0, 0.0
 
     def start(self, case: str) -> Allowance | Refusal:
         """What `case` may spend now, or why it does not fit any more."""
@@ -74,8 +74,9 @@ class TimePlan:
         return Allowance(case_s=case_s, limit_s=spare_s)
 
     def learn(self, case: str, one_call_s: float) -> None:
-        """Tell what one call of `case` took; the cases to come are predicted from the last."""
-        self._seconds_per_work = one_call_s / self._work[case]
+        """Tell what one call of `case` took; all that were told predict those to come."""
+        self._seen_s += one_call_s
+        self._seen_work += self._work[case]
 
     def _predicted_s(self, work: float) -> float:
-        return self._seconds_per_work * work
+        return self._seen_s / self._seen_work * work if self._seen_work else 0.0

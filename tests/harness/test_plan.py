@@ -76,14 +76,14 @@ def test_a_case_that_fits_but_for_a_little_is_tried() -> None:
     assert isinstance(plan.start("2"), Allowance)
 
 
-def test_the_last_case_is_what_predicts_the_next() -> None:
+def test_all_cases_so_far_predict_the_next_by_their_work() -> None:
     # GIVEN a small case that was slow for its size, as small ones are, and a larger one
     clock = SimulatedDevice()
     plan = TimePlan(clock, 50.0, {"1": 1.0, "2": 2.0, "8": 8.0})
     for case, one_call_s in (("1", 10.0), ("2", 2.0)):
         plan.start(case)
         plan.learn(case, one_call_s)
-    # WHEN the largest starts THEN it is expected to be as fast for its size as the larger one
+    # WHEN the largest starts THEN it is expected to take 8 x 12 / 3 = 32 s, not 8 x 10
     assert isinstance(plan.start("8"), Allowance)
 
 

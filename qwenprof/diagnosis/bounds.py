@@ -10,15 +10,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from qwenprof.record.record import Cell, Record
+from qwenprof.record.record import Cell, Record, Row
 
 
 @dataclass(frozen=True, kw_only=True)
 class Machine:
     """What the matmul stage measured; a rate that was not measured is None.
 
-    flop_per_s: dtype -> the best GEMM rate of any size and sample, because a bound is the
-        least time and not the usual one.
+    The rates are the best of any size and sample, because a bound is the least time and not the
+    usual one. flop_per_s: dtype -> rate.
     """
 
     flop_per_s: dict[str, float]
@@ -33,15 +33,21 @@ def machine(record: Record) -> Machine | None:
         return None
     rates: dict[str, float] = {}
     for row in record.rows("matmul", "gemm"):
-        dtype, best = str(row.get("dtype")), number(row.get("best_tflops"))
-        tflops = best if best is not None else number(row.get("tflops"))
+        dtype = str(row.get("dtype"))
+        tflops = _first_number(row, "best_tflops", "tflops")
         if tflops is not None:
             rates[dtype] = max(rates.get(dtype, 0.0), tflops * 1e12)
     return Machine(
         flop_per_s=rates,
-        memory_bytes_per_s=number(rows[0].get("memory_bytes_per_s")),
+        memory_bytes_per_s=_first_number(rows[0], "best_memory_bytes_per_s", "memory_bytes_per_s"),
         launch_latency_s=number(rows[0].get("launch_latency_s")),
     )
+
+
+def _first_number(row: Row, *columns: str) -> float | None:
+    """The first of these columns that holds a number."""
+    numbers = (number(row.get(column)) for column in columns)
+    return next((value for value in numbers if value is not None), None)
 
 
 def bound_s(

@@ -54,6 +54,7 @@ from qwenprof.report.section import (
 STAGE = "attention-sweep"
 SWITCHED, REPLACED = "switched", "replaced by plain SDPA"
 NOT_PUBLISHED = "not published"
+SURE_WITHOUT_INTERVAL = 2.0  # a ratio that no noise of a few samples explains
 NOTABLE = 0.10  # what an implementation must save before it can explain anything
 CASE = "{attention}, {experiment}, batch {batch}"
 
@@ -131,6 +132,11 @@ def _what_it_explains(record: Record, rows: Sequence[Row]) -> str:
         return (
             f"{name} is {times_with_interval(gain.value, gain.ci)} as fast as "
             f"{own.get('attention')}, an interval that includes no difference."
+        )
+    if gain.ci is None and gain.value < SURE_WITHOUT_INTERVAL:
+        return (
+            f"{name} came out {percent(saved)} below {own.get('attention')}{_caveat(gain)}, which "
+            "may be noise."
         )
     return (
         f"{name} saves {percent(saved)} of the time of {own.get('attention')}{_caveat(gain)}: "

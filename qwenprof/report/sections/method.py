@@ -24,7 +24,8 @@ PROTOCOL = (
     "what looks wrong is flagged and kept.",
     "Ratios of two medians have a bootstrap interval. Where it includes 1, no difference is "
     "claimed.",
-    "Peak memory is read in a call of its own that is not timed.",
+    "Peak memory is read in a call of its own that is not timed; for slow cases, which have no "
+    "calls to spare, from the mark that the allocator or the kernel keeps anyway.",
 )
 UNCOUNTED = (
     "A bound leaves out elementwise arithmetic, intermediate tensors and every launch but one, so "

@@ -396,7 +396,7 @@ def _print_findings(findings: list[Finding]) -> None:
         if finding.verdict != "clear":
             details = [*finding.evidence, finding.advice]
             text = " ".join(detail for detail in details if detail)
-            console.print(Padding(escape(text), (0, 0, 0, 2)), style="dim")
+            console.print(Padding(escape(text), (0, 0, 0, 2), expand=False), style="dim")
 
 
 def _register_measuring_commands() -> None:

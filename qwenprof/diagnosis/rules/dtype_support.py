@@ -15,7 +15,9 @@ def judge(record: Record) -> Finding:
     dtype = str(record.workload.get("dtype"))
     rates = machine(record)
     if rates is None or dtype not in rates.flop_per_s or "fp32" not in rates.flop_per_s:
-        return not_assessed(NAME, QUESTION, f"No matrix products in {dtype} and fp32 to compare.")
+        return not_assessed(
+            NAME, QUESTION, f"No matrix products were measured in {dtype} and fp32."
+        )
     own, wide = rates.flop_per_s[dtype], rates.flop_per_s["fp32"]
     evidence = (
         f"The best {dtype} matrix product runs at {flop_rate(own)}, the best fp32 one at "
@@ -38,8 +40,8 @@ def judge(record: Record) -> Finding:
         title=f"This device multiplies {dtype} matrices {times(wide / own)} slower than fp32 ones",
         culprit=f"{dtype} on {record.fact('device', 'name')}",
         evidence=evidence,
-        advice=f"The device has no instructions for {dtype} and emulates it. Run in fp32 here, "
-        f"or on a device with {dtype} matrix instructions.",
+        advice=f"Most likely the device has no instructions for {dtype} and emulates it. Run in "
+        f"fp32 here, or on a device with {dtype} matrix instructions.",
     )
 
 

@@ -117,7 +117,7 @@ def _problem(found: Comparison, record: Record, evidence: tuple[str, ...]) -> Fi
         advice="Run the projection as a linear layer over the same weights: "
         "qwenprof.linearize(conv) gives the equal nn.Linear; transformers 5.6 and later do it "
         'with from_pretrained(..., fusion_config={"patch_embeddings": True}).',
-        links=LINKS,
+        links=LINKS if found.slow_backend else LINKS[-1:],
     )
 
 

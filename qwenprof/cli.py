@@ -10,7 +10,6 @@ import os
 import sys
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -19,6 +18,26 @@ import typer
 
 from qwenprof._version import __version__
 from qwenprof.errors import QwenprofError, RecordError, UsageError
+from qwenprof.options import (
+    AttentionOption,
+    BatchOption,
+    BudgetOption,
+    DeviceOption,
+    DtypeOption,
+    FamilyOption,
+    FramesOption,
+    JsonOption,
+    OutOption,
+    QuietOption,
+    RecordArgument,
+    Request,
+    ScopeOption,
+    SeedOption,
+    ShortEdgeOption,
+    SizeOption,
+    StagesOption,
+    VerboseOption,
+)
 from qwenprof.stages.stage import Stage, stages
 
 if TYPE_CHECKING:
@@ -46,79 +65,6 @@ app = typer.Typer(
     "[dim]Start with:[/]  qwenprof diagnose",
     epilog="Results go to a fresh folder under qwenprof-reports/ unless --out says otherwise.",
 )
-
-
-def _choices(read: Callable[[], Sequence[str]]) -> Callable[[str], list[str]]:
-    """Tab completion from a list that is only made when somebody presses tab."""
-    return lambda incomplete: [value for value in read() if value.startswith(incomplete)]
-
-
-def _family_names() -> list[str]:
-    from qwenprof.workload.workload import families
-
-    return list(families())
-
-
-def _size_names() -> list[str]:
-    from qwenprof.workload.workload import families
-
-    return sorted({size for family in families().values() for size in family.sizes})
-
-
-def _option(help_text: str, *names: str, complete: Sequence[str] | Any = None) -> Any:
-    read = complete if callable(complete) else lambda: complete
-    return typer.Option(
-        *names,
-        help=help_text,
-        show_default=False,
-        autocompletion=_choices(read) if complete else None,
-    )
-
-
-DTYPES, SCOPES = ("bf16", "fp16", "fp32"), ("vision", "full")
-ATTENTIONS = ("eager", "sdpa", "flash_attention_2")
-
-FamilyOption = Annotated[
-    str | None, _option("Model family. [dim]qwen3-vl[/]", complete=_family_names)
-]
-SizeOption = Annotated[str | None, _option("Published size. [dim]4b[/]", complete=_size_names)]
-ScopeOption = Annotated[
-    str | None,
-    _option("vision: the tower; full: the whole prefill. [dim]by device[/]", complete=SCOPES),
-]
-DeviceOption = Annotated[
-    str | None,
-    _option("Torch device. [dim]the accelerator, else cpu[/]", complete=("cpu", "cuda", "mps")),
-]
-DtypeOption = Annotated[str | None, _option("bf16, fp16 or fp32. [dim]bf16[/]", complete=DTYPES)]
-FramesOption = Annotated[
-    int | None, _option("Images in one sample. [dim]8 on an accelerator, 1 on a CPU[/]")
-]
-ShortEdgeOption = Annotated[int | None, _option("Pixels of a frame's shorter side. [dim]336[/]")]
-BatchOption = Annotated[int | None, _option("Samples in one forward. [dim]1[/]")]
-AttentionOption = Annotated[
-    str | None, _option("Attention implementation. [dim]sdpa[/]", complete=ATTENTIONS)
-]
-SeedOption = Annotated[int | None, _option("Of weights, pixels and tokens. [dim]0[/]")]
-StagesOption = Annotated[
-    str | None,
-    _option("Comma-separated stages to run instead.", complete=lambda: list(stages())),
-]
-BudgetOption = Annotated[
-    float | None,
-    _option("Seconds of measuring, all stages together. [dim]each stage's own[/]"),
-]
-OutOption = Annotated[Path | None, _option("Folder for the results; made if missing.")]
-JsonOption = Annotated[bool, typer.Option("--json", help="Print the result as JSON, alone.")]
-VerboseOption = Annotated[
-    bool, typer.Option("-v", "--verbose", help="Keep a line of everything that is done.")
-]
-QuietOption = Annotated[
-    bool, typer.Option("-q", "--quiet", help="Print the path of the report, alone.")
-]
-RecordArgument = Annotated[
-    Path, typer.Argument(help="A record.json, or the folder that holds one.", metavar="RECORD")
-]
 
 
 def run_command_line(arguments: list[str]) -> int:
@@ -206,7 +152,7 @@ def _measuring_command(name: str, own_stages: Sequence[str] | None) -> Callable[
         wanted = [each.strip() for each in stages.split(",")] if stages else own_stages
         if budget is not None and not budget > 0:
             raise UsageError(f"--budget {budget:g}: must be more than 0 seconds")
-        request = _Request(
+        request = Request(
             name=name, device=device, options=options, stages=wanted, budget_s=budget, out=out
         )
         return _measure_and_tell(request, _Screen(json=json, verbose=verbose, quiet=quiet))
@@ -214,27 +160,7 @@ def _measuring_command(name: str, own_stages: Sequence[str] | None) -> Callable[
     return command
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Request:
-    """A measuring command as it was asked for; None is a default."""
-
-    name: str
-    device: str | None
-    options: dict[str, Any]
-    stages: Sequence[str] | None
-    budget_s: float | None
-    out: Path | None
-
-    def command(self) -> list[str]:
-        """The command that measures the same again; without paths, which may be private."""
-        given = {"device": self.device, **self.options, "budget": self.budget_s}
-        if self.stages and list(self.stages) != [self.name]:
-            given["stages"] = ",".join(self.stages)
-        pairs = [(f"--{key.replace('_', '-')}", v) for key, v in given.items() if v is not None]
-        return ["qwenprof", self.name, *(str(part) for pair in pairs for part in pair)]
-
-
-def _measure_and_tell(request: _Request, screen: _Screen) -> int:
+def _measure_and_tell(request: Request, screen: _Screen) -> int:
     from qwenprof.runner import chosen, run
 
     chosen(request.stages)
@@ -388,15 +314,18 @@ def _print_findings(findings: list[Finding]) -> None:
     from rich.markup import escape
     from rich.padding import Padding
 
+    from qwenprof.formatting import clean
+
     console = Console(highlight=False, width=None if sys.stdout.isatty() else 80)
     console.print()
     for finding in findings:
         style = "bold" if finding.verdict == "problem" else ""
-        console.print(f"{MARKS[finding.verdict]} [{style or 'default'}]{escape(finding.title)}[/]")
+        title = escape(clean(finding.title))
+        console.print(f"{MARKS[finding.verdict]} [{style or 'default'}]{title}[/]")
         if finding.verdict != "clear":
             details = [*finding.evidence, finding.advice]
             text = " ".join(detail for detail in details if detail)
-            console.print(Padding(escape(text), (0, 0, 0, 2), expand=False), style="dim")
+            console.print(Padding(escape(clean(text)), (0, 0, 0, 2), expand=False), style="dim")
 
 
 def _register_measuring_commands() -> None:

@@ -1,0 +1,99 @@
+"""The options of the command line: what they are called, what they mean, how they complete."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from qwenprof.stages.stage import stages
+from qwenprof.workload.workload import ATTENTIONS, DTYPES, SCOPES, families
+
+
+def _choices(read: Callable[[], Sequence[str]]) -> Callable[[str], list[str]]:
+    """Tab completion from a list that is only made when somebody presses tab."""
+    return lambda incomplete: [value for value in read() if value.startswith(incomplete)]
+
+
+def _family_names() -> list[str]:
+    return list(families())
+
+
+def _size_names() -> list[str]:
+    return sorted({size for family in families().values() for size in family.sizes})
+
+
+def _option(help_text: str, *names: str, complete: Sequence[str] | Any = None) -> Any:
+    read = complete if callable(complete) else lambda: complete
+    return typer.Option(
+        *names,
+        help=help_text,
+        show_default=False,
+        autocompletion=_choices(read) if complete else None,
+    )
+
+
+FamilyOption = Annotated[
+    str | None, _option("Model family. [dim]qwen3-vl[/]", complete=_family_names)
+]
+SizeOption = Annotated[str | None, _option("Published size. [dim]4b[/]", complete=_size_names)]
+ScopeOption = Annotated[
+    str | None,
+    _option("vision: the tower; full: the whole prefill. [dim]by device[/]", complete=SCOPES),
+]
+DeviceOption = Annotated[
+    str | None,
+    _option("Torch device. [dim]the accelerator, else cpu[/]", complete=("cpu", "cuda", "mps")),
+]
+DtypeOption = Annotated[str | None, _option("bf16, fp16 or fp32. [dim]bf16[/]", complete=DTYPES)]
+FramesOption = Annotated[
+    int | None, _option("Images in one sample. [dim]8 on an accelerator, 1 on a CPU[/]")
+]
+ShortEdgeOption = Annotated[int | None, _option("Pixels of a frame's shorter side. [dim]336[/]")]
+BatchOption = Annotated[int | None, _option("Samples in one forward. [dim]1[/]")]
+AttentionOption = Annotated[
+    str | None, _option("Attention implementation. [dim]sdpa[/]", complete=ATTENTIONS)
+]
+SeedOption = Annotated[int | None, _option("Of weights, pixels and tokens. [dim]0[/]")]
+StagesOption = Annotated[
+    str | None,
+    _option("Comma-separated stages to run instead.", complete=lambda: list(stages())),
+]
+BudgetOption = Annotated[
+    float | None,
+    _option("Seconds of measuring, all stages together. [dim]each stage's own[/]"),
+]
+OutOption = Annotated[Path | None, _option("Folder for the results; made if missing.")]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print the result as JSON, alone.")]
+VerboseOption = Annotated[
+    bool, typer.Option("-v", "--verbose", help="Keep a line of everything that is done.")
+]
+QuietOption = Annotated[
+    bool, typer.Option("-q", "--quiet", help="Print the path of the report, alone.")
+]
+RecordArgument = Annotated[
+    Path, typer.Argument(help="A record.json, or the folder that holds one.", metavar="RECORD")
+]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Request:
+    """A measuring command as it was asked for; None is a default."""
+
+    name: str
+    device: str | None
+    options: dict[str, Any]
+    stages: Sequence[str] | None
+    budget_s: float | None
+    out: Path | None
+
+    def command(self) -> list[str]:
+        """The command that measures the same again; without paths, which may be private."""
+        given = {"device": self.device, **self.options, "budget": self.budget_s}
+        if self.stages and list(self.stages) != [self.name]:
+            given["stages"] = ",".join(self.stages)
+        pairs = [(f"--{key.replace('_', '-')}", v) for key, v in given.items() if v is not None]
+        return ["qwenprof", self.name, *(str(part) for pair in pairs for part in pair)]

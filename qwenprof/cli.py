@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 import sys
-import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -18,6 +17,7 @@ import typer
 
 from qwenprof._version import __version__
 from qwenprof.errors import QwenprofError, RecordError, UsageError
+from qwenprof.formatting import clean, visible
 from qwenprof.options import (
     AttentionOption,
     BatchOption,
@@ -37,6 +37,9 @@ from qwenprof.options import (
     SizeOption,
     StagesOption,
     VerboseOption,
+    check_out,
+    output_folder,
+    why,
 )
 from qwenprof.stages.stage import Stage, stages
 
@@ -49,7 +52,6 @@ if TYPE_CHECKING:
     from qwenprof.workload.workload import Workload
 
 DONE, USAGE, FAILED, INTERRUPTED = 0, 2, 3, 130
-REPORTS = Path("qwenprof-reports")
 MARKS = {"problem": "[red]✗[/]", "clear": "[green]✓[/]", "not assessed": "[dim]?[/]"}
 
 # typer may bring its own click or use the installed one: their errors have one ancestor
@@ -84,7 +86,7 @@ def run_command_line(arguments: list[str]) -> int:
 
 
 def _complain(message: str, code: int) -> int:
-    print("qwenprof: " + " ".join(message.split()), file=sys.stderr)
+    print("qwenprof: " + visible(" ".join(message.split())), file=sys.stderr)
     return code
 
 
@@ -164,21 +166,38 @@ def _measure_and_tell(request: Request, screen: _Screen) -> int:
     from qwenprof.runner import chosen, run
 
     chosen(request.stages)
-    _check_out(request.out)
+    check_out(request.out)
     screen.said("importing torch")
-    workload = _workload(request.device, request.options)
-    folder = _folder(request.out, workload)
-    screen.announce(workload, folder)
-    record = run(
-        workload,
-        request.stages,
-        folder,
-        budget_s=request.budget_s,
-        command=request.command(),
-        observer=screen,
-    )
+    folder: Path | None = None
+    try:
+        workload = _workload(request.device, request.options)
+        folder = output_folder(request.out, workload)
+        screen.announce(workload, folder)
+        record = run(
+            workload,
+            request.stages,
+            folder,
+            budget_s=request.budget_s,
+            command=request.command(),
+            observer=screen,
+        )
+        screen.conclude(record, _write_report(record, folder))
+        return _exit_code(record)
+    except KeyboardInterrupt:
+        return _rescued(folder, screen)
+    finally:
+        screen.stop()
+
+
+def _rescued(folder: Path | None, screen: _Screen) -> int:
+    """The end of a run that was interrupted between two stages or while its report was drawn."""
+    from qwenprof.record.record import load
+
+    if folder is None or not (folder / "record.json").exists():
+        raise KeyboardInterrupt
+    record = load(folder)
     screen.conclude(record, _write_report(record, folder))
-    return _exit_code(record)
+    return INTERRUPTED
 
 
 def _workload(device: str | None, options: dict[str, Any]) -> Workload:
@@ -187,38 +206,6 @@ def _workload(device: str | None, options: dict[str, Any]) -> Workload:
 
     Workload(**{key: value for key, value in options.items() if value is not None})
     return Workload.default(device, **options)
-
-
-def _check_out(out: Path | None) -> None:
-    """Refuse an output folder that cannot be used, before anything is measured."""
-    if out is None:
-        return
-    if out.exists() and not out.is_dir():
-        raise UsageError(f"--out {out}: is a file, not a folder; give a folder")
-    if (out / "record.json").exists():
-        raise UsageError(f"--out {out}: already holds a record.json; give another folder")
-
-
-def _folder(out: Path | None, workload: Workload) -> Path:
-    stamp = time.strftime("%Y%m%d-%H%M%S")
-    device = workload.device.replace(":", "")
-    fresh = REPORTS / f"{stamp}-{device}-{workload.family}-{workload.size}"
-    folder = out or _unused(fresh)
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UsageError(
-            f"--out {folder}: {error.strerror}; give a folder you can write"
-        ) from error
-    if not os.access(folder, os.W_OK | os.X_OK):
-        raise UsageError(f"--out {folder}: is not writable; give a folder you can write")
-    return folder
-
-
-def _unused(folder: Path) -> Path:
-    """The folder, or the first of its numbered siblings that does not exist."""
-    candidates = (folder, *(folder.with_name(f"{folder.name}-{n}") for n in range(2, 1000)))
-    return next(candidate for candidate in candidates if not candidate.exists())
 
 
 def _write_report(record: Record, folder: Path) -> Path:
@@ -280,11 +267,11 @@ class _Screen:
             return
         mark = "[green]✓[/]" if result.status == "ok" else "[yellow]![/]"
         self.console.print(f"{mark} {stage.name:<20} [dim]{result.duration_s:6.1f} s[/]", end="")
-        self._print(f"  {result.status}: {result.reason}" if result.reason else "")
+        self._print(clean(f"  {result.status}: {result.reason}") if result.reason else "")
 
     def conclude(self, record: Record, report: Path) -> None:
         """The end of a run: the record, or the path, or a summary and the path."""
-        self._stop()
+        self.stop()
         if self._json:
             print(msgspec.json.encode(record).decode())
         elif self._quiet:
@@ -296,7 +283,8 @@ class _Screen:
     def _print(self, text: str, style: str = "") -> None:
         self.console.print(text, style=style, markup=False, soft_wrap=True)
 
-    def _stop(self) -> None:
+    def stop(self) -> None:
+        """Take the progress line away."""
         if self._status is not None:
             self._status.stop()
             self._status = None
@@ -313,8 +301,6 @@ def _print_findings(findings: list[Finding]) -> None:
     from rich.console import Console
     from rich.markup import escape
     from rich.padding import Padding
-
-    from qwenprof.formatting import clean
 
     console = Console(highlight=False, width=None if sys.stdout.isatty() else 80)
     console.print()
@@ -357,14 +343,12 @@ def report_command(
     from qwenprof.report.writing import write_report
 
     loaded = load(record)
-    folder = out or (record if record.is_dir() else record.parent)
-    if folder.exists() and not folder.is_dir():
-        raise UsageError(f"--out {folder}: is a file, not a folder; give a folder")
+    folder = out or (record if os.path.isdir(record) else record.parent)
     try:
         folder.mkdir(parents=True, exist_ok=True)
         paths = write_report(loaded, folder, tuple(formats.split(",")))
-    except OSError as error:
-        raise UsageError(f"cannot write to {folder}: {error.strerror}") from error
+    except (OSError, ValueError) as error:
+        raise UsageError(f"--out {folder}: {why(error)}; give a folder you can write") from error
     for path in paths:
         if not quiet or path.suffix == ".md":
             print(path)

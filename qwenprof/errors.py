@@ -11,6 +11,12 @@ Every message says what was wrong, with which value, and what to do about it.
 """
 
 
+def reason_of(error: BaseException) -> str:
+    """One line that says why: the error's first, or its name where it says nothing."""
+    lines = str(error).strip().splitlines()
+    return lines[0] if lines else type(error).__name__
+
+
 class QwenprofError(Exception):
     """Base of every error that qwenprof raises on purpose."""
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,8 +11,11 @@ from typing import Annotated, Any
 
 import typer
 
+from qwenprof.errors import UsageError
 from qwenprof.stages.stage import stages
-from qwenprof.workload.workload import ATTENTIONS, DTYPES, SCOPES, families
+from qwenprof.workload.workload import ATTENTIONS, DTYPES, SCOPES, Workload, families
+
+REPORTS = Path("qwenprof-reports")
 
 
 def _choices(read: Callable[[], Sequence[str]]) -> Callable[[str], list[str]]:
@@ -97,3 +102,38 @@ class Request:
             given["stages"] = ",".join(self.stages)
         pairs = [(f"--{key.replace('_', '-')}", v) for key, v in given.items() if v is not None]
         return ["qwenprof", self.name, *(str(part) for pair in pairs for part in pair)]
+
+
+def check_out(out: Path | None) -> None:
+    """Refuse an output folder that cannot be used, before anything is measured."""
+    if out is None:
+        return
+    if os.path.exists(out) and not os.path.isdir(out):
+        raise UsageError(f"--out {out}: is a file, not a folder; give a folder")
+    for name in ("record.json", "report.md"):
+        if os.path.exists(out / name):
+            raise UsageError(f"--out {out}: already holds a {name}; give another folder")
+
+
+def output_folder(out: Path | None, workload: Workload) -> Path:
+    stamp = time.strftime("%Y%m%d-%H%M%S")
+    device = workload.device.replace(":", "")
+    fresh = REPORTS / f"{stamp}-{device}-{workload.family}-{workload.size}"
+    folder = out or _unused(fresh)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except (OSError, ValueError) as error:
+        raise UsageError(f"--out {folder}: {why(error)}; give a folder you can write") from error
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise UsageError(f"--out {folder}: is not writable; give a folder you can write")
+    return folder
+
+
+def why(error: Exception) -> str:
+    return str(getattr(error, "strerror", None) or error)
+
+
+def _unused(folder: Path) -> Path:
+    """The folder, or the first of its numbered siblings that does not exist."""
+    candidates = (folder, *(folder.with_name(f"{folder.name}-{n}") for n in range(2, 1000)))
+    return next(candidate for candidate in candidates if not candidate.exists())

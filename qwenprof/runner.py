@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any, Protocol
 import msgspec
 
 from qwenprof._version import __version__
-from qwenprof.errors import NotApplicable, QwenprofError, UsageError
+from qwenprof.errors import NotApplicable, QwenprofError, UsageError, reason_of
+from qwenprof.formatting import without_homes
 from qwenprof.record.record import Facts, Record, Row, Series, StageResult, Status, Tool, save
 from qwenprof.stages.stage import Stage, stages
 
@@ -101,6 +102,8 @@ class Laboratory:
         self._observer.said(text)
 
     def add_row(self, table: str, row: Row) -> None:
+        if isinstance(row.get("reason"), str):
+            row = row | {"reason": _speakable(str(row["reason"]))}
         self.tables.setdefault(table, []).append(row)
 
     def add_series(self, series: Mapping[str, Series]) -> None:
@@ -131,10 +134,11 @@ def run(
         the reason and with what it had measured until then. An interrupt ends the run.
 
     Raises:
-        UsageError: an unknown stage.
+        UsageError: an unknown stage, a device that is not there, a folder that does not exist.
         RecordError: the record cannot be written.
     """
     from qwenprof.workload.loading import load
+    from qwenprof.workload.workload import resolved_device
 
     experiment = Experiment(
         facts=workload.facts(),
@@ -143,6 +147,9 @@ def run(
         load=lambda: load(workload),
     )
     wanted = chosen(stages)
+    resolved_device(workload.device)
+    if out is not None and not Path(out).is_dir():
+        raise UsageError(f"{out} is not a folder: make it first")
     return run_experiment(experiment, wanted, out, budget_s, command, observer or Silent())
 
 
@@ -257,11 +264,11 @@ def _outcome(stage: Stage, laboratory: Laboratory) -> tuple[Status, str | None]:
         return "skipped", str(error)
     except Exception as error:  # noqa: BLE001 - the one place where a failure becomes a result
         if is_out_of_memory(error):
-            return "out_of_memory", _speakable(str(error).partition("\n")[0])
+            return "out_of_memory", _speakable(reason_of(error))
         return "failed", _speakable(str(error) if isinstance(error, QwenprofError) else repr(error))
     return "ok", None
 
 
 def _speakable(text: str) -> str:
-    """Text that JSON can hold: a file name that is not UTF-8 becomes one that is."""
-    return text.encode("utf-8", "replace").decode("utf-8")
+    """Text for a record: without home folders, and a file name that is not UTF-8 made so."""
+    return without_homes(text.encode("utf-8", "replace").decode("utf-8"))

@@ -12,6 +12,8 @@ from dataclasses import dataclass
 
 from qwenprof.record.record import Cell, Record, Row
 
+LARGEST = 1e30  # of any quantity in seconds, bytes or FLOP; what is larger is no measurement
+
 
 @dataclass(frozen=True, kw_only=True)
 class Machine:
@@ -35,18 +37,18 @@ def machine(record: Record) -> Machine | None:
     for row in record.rows("matmul", "gemm"):
         dtype = str(row.get("dtype"))
         tflops = _first_number(row, "best_tflops", "tflops")
-        if tflops is not None:
+        if tflops:
             rates[dtype] = max(rates.get(dtype, 0.0), tflops * 1e12)
     return Machine(
         flop_per_s=rates,
         memory_bytes_per_s=_first_number(rows[0], "best_memory_bytes_per_s", "memory_bytes_per_s"),
-        launch_latency_s=number(rows[0].get("launch_latency_s")),
+        launch_latency_s=positive(rows[0].get("launch_latency_s")),
     )
 
 
 def _first_number(row: Row, *columns: str) -> float | None:
-    """The first of these columns that holds a number."""
-    numbers = (number(row.get(column)) for column in columns)
+    """The first of these columns that holds a number greater than nought."""
+    numbers = (positive(row.get(column)) for column in columns)
     return next((value for value in numbers if value is not None), None)
 
 
@@ -64,5 +66,13 @@ def bound_s(
 
 
 def number(cell: Cell) -> float | None:
-    """A cell as a float, None where it holds anything but a number."""
-    return float(cell) if isinstance(cell, int | float) and not isinstance(cell, bool) else None
+    """A cell as a float, None where it holds anything but a number that a quantity can have."""
+    if isinstance(cell, bool) or not isinstance(cell, int | float):
+        return None
+    return float(cell) if abs(cell) < LARGEST else None  # also False for nan
+
+
+def positive(cell: Cell) -> float | None:
+    """A cell as a float greater than nought, such as every time and rate is; else None."""
+    value = number(cell)
+    return value if value is not None and value > 0 else None

@@ -98,7 +98,9 @@ class NvmlGauge:
             running = self._nvml.nvmlDeviceGetComputeRunningProcesses(self._handle)
         except self._nvml.NVMLError:
             return None
-        return sum(1 for process in running if process.pid != os.getpid())
+        pids = [process.pid for process in running]
+        # in a container the driver lists the host's numbers: this process is then not to be found
+        return len(pids) - 1 if os.getpid() in pids else None
 
 
 def nvml_gauge(uuid: str) -> NvmlGauge | None:

@@ -9,15 +9,14 @@ forward is not lost and exclusive times add up to the total by construction.
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from qwenprof.harness.probe import ROOT, Node, attached
 
 if TYPE_CHECKING:
-    from contextlib import AbstractContextManager
-
     from qwenprof.harness.clock import Clock, Mark
 
 
@@ -59,13 +58,26 @@ class ModuleTimer:
         self._clock = clock
         self._nodes = nodes
         self._passes: list[_OpenPass] = []
+        self._resolved_passes: list[Pass] = []
 
-    def attached(self) -> AbstractContextManager[None]:
-        """The context in which forwards are recorded."""
-        return attached(self._nodes, self._enter, self._leave)
+    @contextmanager
+    def attached(self) -> Iterator[None]:
+        """The context in which forwards are recorded.
+
+        Its end waits for the device and reads the marks, so that they can be used again: making
+        an event costs more than recording one.
+        """
+        with attached(self._nodes, self._enter, self._leave):
+            yield
+        self._resolved_passes += self._finished()
 
     def collect(self) -> list[Pass]:
-        """The finished passes so far, oldest first; synchronises, and forgets them."""
+        """The finished passes so far, oldest first; forgets them."""
+        passes = self._resolved_passes + self._finished()
+        self._resolved_passes = []
+        return passes
+
+    def _finished(self) -> list[Pass]:
         self._clock.synchronize()
         finished = [each for each in self._passes if each.spans and not each.stack]
         self._passes = []

@@ -32,6 +32,8 @@ if TYPE_CHECKING:
     from qwenprof.harness.clock import Clock
     from qwenprof.harness.plan import Allowance
 
+LAUNCH_BOUND = 0.9
+
 Call = Callable[[], Any]
 
 
@@ -89,9 +91,17 @@ class Timing:
         return len(self.device.values)
 
     @property
+    def host_s(self) -> float | None:
+        return statistics.median(self.host.values) if self.host else None
+
+    @property
+    def wall_s(self) -> float | None:
+        return statistics.median(self.wall.values) if self.wall else None
+
+    @property
     def one_call_s(self) -> float:
         """What one more call will cost, for planning."""
-        return statistics.median(self.wall.values) if self.wall else self.median_s
+        return self.wall_s or self.median_s
 
     def series(self, key: str) -> dict[str, Series]:
         """Everything under names that start with `key`, as a record keeps it."""
@@ -321,12 +331,23 @@ class Sampler:
         if stop_reason != "converged" and not self._all_converged([samples]):
             flags.append(f"{stop_reason}: stopped before the median was known to 0.5 %")
         queued = self.clock.asynchronous
+        flags += _launch_bound(samples) if queued else []
         return Timing(
             first_call_s=samples.first_call_s,
             device=Series(unit="s", values=samples.device, stop_reason=stop_reason, flags=flags),
             host=_series_or_none(samples.host, stop_reason) if queued else None,
             wall=_series_or_none(samples.wall, stop_reason) if queued else None,
         )
+
+
+def _launch_bound(samples: _Samples) -> list[str]:
+    """A flag where the host needs nine tenths of the device's time just to enqueue the work."""
+    if not samples.host or not samples.device:
+        return []
+    share = statistics.median(samples.host) / statistics.median(samples.device)
+    if share < LAUNCH_BOUND:
+        return []
+    return [f"launch_bound: enqueueing takes {share:.0%} of the device's time"]
 
 
 def _is_slow(samples: _Samples, second: _IdleCall | None, share_s: float) -> bool:

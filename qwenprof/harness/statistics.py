@@ -20,6 +20,7 @@ NOISY_IQR = 0.10
 DRIFT = 0.02
 NEGLIGIBLE = 0.02  # a sample this near to its neighbours is no outlier, however alike the rest are
 FEW_SAMPLES = 20
+SMALLEST, LARGEST = 1e-30, 1e30  # beyond them squares overflow, and no duration lies there
 
 Judgement = Literal["FASTER", "SLOWER", "SAME", "INCONCLUSIVE"]
 
@@ -137,7 +138,7 @@ def fit_line(x: Sequence[float], y: Sequence[float]) -> Fit | None:
 
     Each point is weighted by 1/y, so that a relative error counts the same at every size.
     """
-    if len(set(x)) < 2 or any(value <= 0 for value in y):
+    if len(set(x)) < 2 or not all(SMALLEST < value < LARGEST for value in y):
         return None
     xs, ys = np.asarray(x, dtype=float), np.asarray(y, dtype=float)
     slope, intercept = np.polyfit(xs, ys, 1, w=1 / ys)

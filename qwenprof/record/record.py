@@ -1,4 +1,4 @@
-"""The record: everything that one run measured, and nothing that was derived from it.
+"""The record: everything that one run measured. What it means is derived anew each time.
 
 A record is plain data. It is written after every stage, atomically, and read back with
 full validation; neither torch nor transformers is needed to read one. Its JSON form is
@@ -111,7 +111,7 @@ def load(path: Path) -> Record:
         RecordError: the file is missing, too large, not JSON, of a newer schema, or does
             not have the shape of a record. The message names the file and the place in it.
     """
-    file = path / "record.json" if path.is_dir() else path
+    file = path / "record.json" if os.path.isdir(path) else path
     content = _read(file)
     try:
         raw = msgspec.json.decode(content)
@@ -160,9 +160,9 @@ def _read(file: Path) -> bytes:
                 f"{file} holds {size:,} bytes; a record has at most {MAX_RECORD_BYTES:,}"
             )
         return file.read_bytes()
-    except OSError as error:
+    except (OSError, ValueError) as error:
         raise RecordError(
-            f"cannot read {file}: {error.strerror or error}; "
+            f"cannot read {file}: {getattr(error, 'strerror', None) or error}; "
             "give a record.json or the folder that holds one"
         ) from error
 

@@ -7,6 +7,7 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from qwenprof.errors import reason_of
 from qwenprof.record.record import Row
 from qwenprof.stages.stage import Bench
 
@@ -14,7 +15,15 @@ if TYPE_CHECKING:
     from qwenprof.harness.plan import Allowance, TimePlan
     from qwenprof.harness.sampler import Timing
 
-TIMED = ("median_s", "ci_low_s", "ci_high_s", "n", "first_call_s")
+TIMED = (
+    "median_s",
+    "ci_low_s",
+    "ci_high_s",
+    "n",
+    "first_call_s",
+    "host_enqueue_s",
+    "wall_s",
+)
 MEASURED = (*TIMED, "peak_bytes")
 
 
@@ -55,7 +64,7 @@ def timed_row(
     except (RuntimeError, MemoryError) as error:
         if not is_out_of_memory(error):
             raise
-        reason = str(error).splitlines()[0]
+        reason = reason_of(error)
     free_cached_memory(bench.device)
     return empty_row("out_of_memory", reason)
 
@@ -73,6 +82,8 @@ def timing_columns(timing: Timing) -> Row:
         "ci_high_s": timing.ci_s[1] if timing.ci_s else None,
         "n": timing.n,
         "first_call_s": timing.first_call_s,
+        "host_enqueue_s": timing.host_s,
+        "wall_s": timing.wall_s,
     }
 
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
 
-from qwenprof.errors import MeasurementError
+from qwenprof.errors import MeasurementError, reason_of
 from qwenprof.record.record import Row
 from qwenprof.stages._timed_row import Prepared, empty_row, timed_row
 from qwenprof.stages.stage import Bench, Stage
@@ -100,13 +100,16 @@ def _variants(subject: Subject) -> list[_Variant]:
 
 
 def _measured(bench: Bench, plan: TimePlan, subject: Subject, variant: _Variant) -> Row:
+    from qwenprof.harness.memory import is_out_of_memory
+
     try:
         checks = _checked(subject, variant)
         return timed_row(
             bench, plan, variant.key, lambda: _prepared(subject, variant, checks), variant.around
         )
     except (ImportError, RuntimeError, ValueError, MeasurementError) as error:
-        return empty_row("failed", str(error).splitlines()[0])
+        status = "out_of_memory" if is_out_of_memory(error) else "failed"
+        return empty_row(status, reason_of(error))
 
 
 def _prepared(subject: Subject, variant: _Variant, checks: Row) -> Prepared:

@@ -10,9 +10,10 @@ from __future__ import annotations
 
 import copy
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING
 
-from qwenprof.errors import NotApplicable
+from qwenprof.errors import NotApplicable, reason_of
 from qwenprof.record.record import Row
 from qwenprof.stages._timed_row import empty_row, timing_columns
 from qwenprof.stages.matmul import DTYPES
@@ -31,6 +32,21 @@ if TYPE_CHECKING:
 SMALLEST_COUNT, STEP = 64, 4
 OWN_SHARE = 0.6  # of the stage's seconds, for the workload's own dtype
 CONV, LINEAR = "Conv3d", "Linear"
+COLUMNS: Row = {
+    "variant": None,
+    "dtype": None,
+    "patches": None,
+    "direction": "forward",
+    "module": None,
+    "backend": None,
+    "bias": None,
+    "speedup": None,
+    "speedup_low": None,
+    "speedup_high": None,
+    "max_abs_error": None,
+    "cosine": None,
+    "max_abs_difference": None,
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,8 +92,8 @@ def measure(bench: Bench) -> None:
         plan = bench.plan({str(count): float(count) for count in counts}, share=share)
         for count in counts:
             bench.say(f"Conv3d against Linear, {count} patches, {dtype}")
-            pair = _pair(path, conv, patches[:count], dtype)
-            for row in _compared(bench, plan, pair, dtype):
+            prepare = partial(_pair, path, conv, patches[:count], dtype)
+            for row in _compared(bench, plan, prepare, dtype, count):
                 bench.add_row("variants", row)
 
 
@@ -116,24 +132,26 @@ def _pair(path: str, conv: nn.Conv3d, patches: torch.Tensor, dtype: str) -> _Pai
     return _Pair(path=path, conv=own, linear=linearize(own), patches=cast)
 
 
-def _compared(bench: Bench, plan: TimePlan, pair: _Pair, dtype: str) -> list[Row]:
+def _compared(
+    bench: Bench, plan: TimePlan, prepare: Callable[[], _Pair], dtype: str, count: int
+) -> list[Row]:
     """The rows of both variants at one patch count, whatever becomes of them."""
     from qwenprof.harness.memory import free_cached_memory, is_out_of_memory
     from qwenprof.harness.plan import Refusal
 
-    count = len(pair.patches)
     allowance = plan.start(str(count))
     if isinstance(allowance, Refusal):
-        return _unmeasured(pair, dtype, "skipped", allowance.reason)
+        return _unmeasured(dtype, count, "skipped", allowance.reason)
     try:
+        pair = prepare()
         timings = _timed(bench, pair, f"{dtype}/{count}", allowance)
         plan.learn(str(count), sum(timing.one_call_s for timing in timings.values()))
         return _measured(bench, pair, dtype, timings, allowance)
     except (RuntimeError, MemoryError) as error:
         status = "out_of_memory" if is_out_of_memory(error) else "failed"
-        reason = str(error).splitlines()[0]
+        reason = reason_of(error)
     free_cached_memory(bench.device)
-    return _unmeasured(pair, dtype, status, reason)
+    return _unmeasured(dtype, count, status, reason)
 
 
 def _timed(bench: Bench, pair: _Pair, key: str, allowance: Allowance) -> dict[str, Timing]:
@@ -147,7 +165,6 @@ def _measured(
     bench: Bench, pair: _Pair, dtype: str, timings: dict[str, Timing], allowance: Allowance
 ) -> list[Row]:
     from qwenprof.harness import statistics
-    from qwenprof.harness.memory import affordable_peak_bytes
 
     speedup = statistics.ratio_of_medians(
         timings[CONV].device.values, timings[LINEAR].device.values
@@ -158,38 +175,46 @@ def _measured(
         LINEAR: {"speedup": speedup.value, "speedup_low": low, "speedup_high": high},
     }
     errors, calls = _errors(pair), pair.calls()
-    pair.outputs.clear()
     return [
         _columns(pair, dtype, name)
         | timing_columns(timing)
         | gains[name]
         | errors[name]
-        | {"peak_bytes": affordable_peak_bytes(calls[name], bench.device, timing, allowance)}
+        | {"peak_bytes": _peak_bytes(bench, pair, calls[name], timing, allowance)}
         | {"status": "ok", "reason": None}
         for name, timing in timings.items()
     ]
 
 
-def _unmeasured(pair: _Pair, dtype: str, status: str, reason: str) -> list[Row]:
+def _peak_bytes(
+    bench: Bench, pair: _Pair, call: Callable[[], None], timing: Timing, allowance: Allowance
+) -> int | None:
+    """The peak of one variant; the outputs of the other are not held meanwhile."""
+    from qwenprof.harness.memory import affordable_peak_bytes
+
+    pair.outputs.clear()
+    return affordable_peak_bytes(call, bench.device, timing, allowance)
+
+
+def _unmeasured(dtype: str, count: int, status: str, reason: str) -> list[Row]:
     return [
-        _columns(pair, dtype, variant) | empty_row(status, reason) for variant in (CONV, LINEAR)
+        {**COLUMNS, "variant": variant, "dtype": dtype, "patches": count}
+        | empty_row(status, reason)
+        for variant in (CONV, LINEAR)
     ]
 
 
 def _columns(pair: _Pair, dtype: str, variant: str) -> Row:
     from qwenprof.harness.dispatch import convolution_backend
 
-    measured = ("speedup", "speedup_low", "speedup_high", "max_abs_error", "cosine")
     return {
+        **COLUMNS,
         "variant": variant,
         "dtype": dtype,
         "patches": len(pair.patches),
-        "direction": "forward",
         "module": pair.path,
         "backend": convolution_backend(pair.conv, pair.patches) if variant == CONV else "GEMM",
         "bias": pair.conv.bias is not None,
-        **dict.fromkeys(measured),
-        "max_abs_difference": None,
     }
 
 

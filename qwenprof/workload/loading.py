@@ -9,8 +9,9 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.utils._pytree import tree_leaves
 
-from qwenprof.errors import NotApplicable
+from qwenprof.errors import NotApplicable, UsageError
 from qwenprof.record.record import Facts
 from qwenprof.workload.family import Family, Tower
 from qwenprof.workload.inputs import Pixels, processed
@@ -101,8 +102,8 @@ def load(workload: Workload) -> Subject:
     """Build the model with random weights, right on the device and in the dtype."""
     family = families()[workload.family]
     device, dtype = torch.device(workload.device), TORCH_DTYPES[workload.dtype]
-    torch.manual_seed(workload.seed)
-    with torch.device(device):
+    with torch.random.fork_rng(), torch.device(device):
+        torch.manual_seed(workload.seed)
         size = family.sizes[workload.size]
         model = family.build(size, workload.scope, workload.attention, dtype)
     model = model.to(device).eval()
@@ -118,9 +119,20 @@ def load(workload: Workload) -> Subject:
 
 
 def foreign_subject(module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Subject:
-    """Somebody's own module with the arguments to call it with, on the device it is on."""
-    example = next((p for p in module.parameters() if p.is_floating_point()), torch.empty(0))
+    """Somebody's own module with the arguments to call it with, on the device it is on.
+
+    Raises:
+        UsageError: its parameters, buffers and arguments are on more than one device.
+    """
     inputs = Inputs(args=args, kwargs=kwargs)
+    passed = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, torch.Tensor)]
+    own = [*module.parameters(), *module.buffers(), *passed]
+    devices = {tensor.device for tensor in own}
+    if len(devices) > 1:
+        names = ", ".join(sorted(map(str, devices)))
+        raise UsageError(f"the module and its arguments are on {names}: put them on one device")
+    floating = [tensor for tensor in own if tensor.is_floating_point()]
+    example = next(iter(floating or own), torch.empty(0))
     return Subject(
         model=module,
         device=example.device,

@@ -14,6 +14,7 @@ from qwenprof.workload.family import Family
 
 SCOPES = ("vision", "full")
 DTYPES = ("bf16", "fp16", "fp32")
+LARGEST_SEED = 2**31 - 1
 ATTENTIONS = ("eager", "sdpa", "flash_attention_2")
 
 
@@ -57,6 +58,8 @@ class Workload(msgspec.Struct, frozen=True, kw_only=True):
         _at_least("batch", self.batch, 1)
         _at_least("short_edge", self.short_edge, 32)
         _at_least("seed", self.seed, 0)
+        if self.seed > LARGEST_SEED:
+            raise UsageError(f"--seed {self.seed}: must be at most {LARGEST_SEED}")
 
     @classmethod
     def default(cls, device: str | None = None, **options: Any) -> Workload:
@@ -149,5 +152,7 @@ def _one_of(option: str, value: str, choices: Sequence[str] | Mapping[str, objec
 
 
 def _at_least(option: str, value: int, least: int) -> None:
+    if not isinstance(value, int):
+        raise UsageError(f"--{option.replace('_', '-')} {value!r}: must be a whole number")
     if value < least:
         raise UsageError(f"--{option.replace('_', '-')} {value}: must be at least {least}")

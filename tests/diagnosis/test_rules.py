@@ -249,3 +249,28 @@ def test_problems_come_first_and_the_worst_on_top() -> None:
     assert findings[0].rule == "patch-embedding"
     assert findings[-1].verdict == "not assessed"
     assert len(findings) == len(rules())
+
+
+def test_a_list_of_blocks_without_a_row_of_its_own_does_not_hide_them() -> None:
+    """As in most encoders: `encoder` is called, `encoder.layers` is not."""
+    whole = [module("", 1.0, 0.3, 1.0), module("encoder", 0.99, 0.3, 1.0)]
+    healthy = [module(f"encoder.layers.{i}", 0.1, 0.03, 1.0) for i in (0, 1, 3, 4)]
+    sick = module("encoder.layers.2", 0.5, 0.03, 1.0)
+
+    finding = judged("culprit", layers(*whole, *healthy, sick))
+
+    assert finding.verdict == "problem"
+    assert finding.culprit == "encoder.layers.2"
+
+
+def test_missing_input_is_never_clear() -> None:
+    """The same implementation switched on in two ways excludes nothing; nor does unknown work."""
+    forced = backend("sdpa", 3.0, "forced on every block")
+    attention = judged(
+        "attention", record(attention_sweep__backends=[backend("sdpa", 3.0), forced])
+    )
+    rows: list[Row] = [{"batch": batch, "median_s": float(batch)} for batch in (1, 2, 4)]
+    batching = judged("batching", record(batch_sweep__batches=rows))
+
+    assert attention.verdict == "not assessed"
+    assert batching.verdict == "not assessed"

@@ -286,6 +286,10 @@ class TestNvml:
         assert NvmlGauge(Nvml(pids=[os.getpid(), 1, 2]), "handle").neighbours() == 2
         assert NvmlGauge(Nvml(pids=[os.getpid()]), "handle").neighbours() == 0
 
+    def test_in_a_container_nobody_can_tell_who_is_a_neighbour(self) -> None:
+        # GIVEN a driver that lists the host's numbers, among which this process is not
+        assert NvmlGauge(Nvml(pids=[1, 2]), "handle").neighbours() is None
+
     def test_a_driver_that_lists_no_processes_tells_nothing(self) -> None:
         nvml = Nvml(broken={"nvmlDeviceGetComputeRunningProcesses"})
         assert NvmlGauge(nvml, "handle").neighbours() is None

@@ -190,3 +190,14 @@ def test_rules_can_be_changed() -> None:
     timing = Sampler(device, rules).measure(Operation(device, 10e-6), AMPLE)
     assert timing.n == 40
     assert "inner_loop" not in codes(timing)
+
+
+def test_a_storm_of_small_launches_is_flagged_as_launch_bound() -> None:
+    # GIVEN kernels that are shorter than their launches WHEN they are timed THEN the flag says so
+    device = SimulatedDevice(launch_s=5e-6)
+    timing = Sampler(device).measure(
+        lambda: [device.kernel(1e-6) for _ in range(200)], Allowance(case_s=5.0, limit_s=10.0)
+    )
+    long = Sampler(device).measure(lambda: device.kernel(1e-2), Allowance(case_s=5.0, limit_s=10.0))
+    assert any(flag.startswith("launch_bound") for flag in timing.device.flags)
+    assert not any(flag.startswith("launch_bound") for flag in long.device.flags)

@@ -11,6 +11,7 @@ from torch import nn
 
 import qwenprof
 from qwenprof import runner
+from qwenprof.errors import UsageError
 from qwenprof.record.record import Record, Row, load
 from qwenprof.stages import attention_sweep, compare_patch_embed, matmul
 from qwenprof.workload.workload import Workload
@@ -246,6 +247,23 @@ def test_running_out_of_memory_is_a_row_and_the_sweep_goes_on(
     assert rows[2]["median_s"] is None
 
 
+def test_a_host_that_runs_out_of_memory_says_nothing_and_is_still_a_row(
+    tiny: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """GIVEN Python's own MemoryError, which carries no message."""
+    from transformers.models.qwen3_vl import modeling_qwen3_vl as modeling
+
+    def too_large(*_: Any, **__: Any) -> Any:
+        raise MemoryError
+
+    monkeypatch.setattr(modeling.Qwen3VLVisionModel, "forward", too_large)
+
+    record = runner.run(Workload.default(**tiny), ["batch-sweep"], budget_s=3.0)
+
+    rows = record.rows("batch-sweep", "batches")
+    assert {(row["status"], row["reason"]) for row in rows} == {("out_of_memory", "MemoryError")}
+
+
 def test_a_tower_without_such_a_conv_is_skipped_with_the_reason(tiny: dict[str, Any]) -> None:
     from qwenprof.workload.loading import load as load_subject
 
@@ -278,3 +296,15 @@ def test_profile_module_works_on_anybodys_module(tmp_path: Path) -> None:
     assert record.workload["summary"] == "Sequential, fp32 on cpu"
     assert load(tmp_path) == record
     assert {finding.rule for finding in qwenprof.diagnose(record)}
+
+
+def test_profile_module_times_a_dtype_that_no_gemm_is_measured_in() -> None:
+    record = qwenprof.profile_module(nn.Linear(8, 8).double(), torch.randn(4, 8).double())
+
+    assert {result.status for result in record.stages.values()} == {"ok"}
+    assert record.rows("per-layer", "modules")[0]["bound_s"] is None
+
+
+def test_profile_module_refuses_arguments_on_another_device_than_the_module() -> None:
+    with pytest.raises(UsageError, match="cpu, meta: put them on one device"):
+        qwenprof.profile_module(nn.Linear(8, 8), torch.empty(4, 8, device="meta"))

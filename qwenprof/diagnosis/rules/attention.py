@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from qwenprof.diagnosis.bounds import number
+from qwenprof.diagnosis.bounds import LARGEST, number, positive
 from qwenprof.diagnosis.finding import Finding, Rule, not_assessed
 from qwenprof.formatting import seconds, times
 from qwenprof.record.record import Record, Row
@@ -16,7 +16,8 @@ def judge(record: Record) -> Finding:
     rows = _rows_at_smallest_batch(record)
     own = _row(rows, str(record.workload.get("attention")), SWITCHED)
     others = [row for row in rows if row is not own]
-    if own is None or not others:
+    alternatives = [row for row in others if _is_alternative(row, own)]
+    if own is None or not alternatives:
         why = "The attention in use was not measured beside another one."
         return not_assessed(NAME, QUESTION, why)
     ignored = [row for row in rows if row.get("blocks_using") != row.get("blocks")]
@@ -30,9 +31,9 @@ def judge(record: Record) -> Finding:
             verdict="problem",
             severity="critical" if gain > 2 else "warning",
             title=f"The model is {times(gain)} faster with {_name(fastest)}",
-            culprit=f"attention: {own['attention']}",
+            culprit=f"attention: {own.get('attention')}",
             evidence=_evidence(rows),
-            advice=f"Load the model with attn_implementation={fastest['attention']!r}.",
+            advice=f"Load the model with attn_implementation={fastest.get('attention')!r}.",
         )
     return Finding(
         rule=NAME,
@@ -43,8 +44,18 @@ def judge(record: Record) -> Finding:
     )
 
 
+def _is_alternative(row: Row, own: Row | None) -> bool:
+    """Whether this is another implementation, and not the same one switched on another way."""
+    other = own is not None and row.get("attention") != own.get("attention")
+    return other or row.get("experiment") == REPLACED
+
+
 def _rows_at_smallest_batch(record: Record) -> list[Row]:
-    rows = [row for row in record.rows("attention-sweep", "backends") if row["status"] == "ok"]
+    rows = [
+        row
+        for row in record.rows("attention-sweep", "backends")
+        if row.get("status") == "ok" and positive(row.get("median_s"))
+    ]
     smallest = min((number(row.get("batch")) or 0.0 for row in rows), default=None)
     return [row for row in rows if row.get("batch") == smallest]
 
@@ -63,29 +74,32 @@ def _ignored(row: Row) -> Finding:
         rule=NAME,
         verdict="problem",
         severity="warning",
-        title=f"Only {row['blocks_using']} of {row['blocks']} blocks use {row['attention']} "
-        "when it is asked for",
-        culprit=f"attention: {row['attention']}",
-        evidence=(f"Experiment: {row['experiment']}, watched on a small forward.",),
+        title=f"Only {row.get('blocks_using')} of {row.get('blocks')} blocks use "
+        f"{row.get('attention')} when it is asked for",
+        culprit=f"attention: {row.get('attention')}",
+        evidence=(f"Experiment: {row.get('experiment')}, watched on a small forward.",),
         advice="The setting does not reach every block; the sweep compares something else.",
     )
 
 
 def _seconds(row: Row) -> float:
-    return number(row.get("median_s")) or float("inf")
+    return positive(row.get("median_s")) or LARGEST
 
 
 def _name(row: Row) -> str:
     plain = row.get("experiment") == REPLACED
-    return "a plain SDPA in place of its attention" if plain else f"{row['attention']} attention"
+    return (
+        "a plain SDPA in place of its attention" if plain else f"{row.get('attention')} attention"
+    )
 
 
 def _evidence(rows: list[Row]) -> tuple[str, ...]:
     listed = ", ".join(
-        f"{row['attention']} ({row['experiment']}) {seconds(_seconds(row))}, n = {row['n']}"
+        f"{row.get('attention')} ({row.get('experiment')}) {seconds(_seconds(row))}, "
+        f"n = {row.get('n')}"
         for row in sorted(rows, key=_seconds)
     )
-    return (f"Forward of batch {rows[0]['batch']}: {listed}.",)
+    return (f"Forward of batch {rows[0].get('batch')}: {listed}.",)
 
 
 RULE = Rule(name=NAME, order=40, question=QUESTION, judge=judge)

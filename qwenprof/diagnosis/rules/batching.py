@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from qwenprof.diagnosis.bounds import number
+from qwenprof.diagnosis.bounds import positive
 from qwenprof.diagnosis.finding import Finding, Rule, not_assessed
 from qwenprof.formatting import count, seconds, times
 from qwenprof.harness.statistics import Fit, fit_line
@@ -46,13 +46,13 @@ def scaling(record: Record) -> Scaling | None:
     per_sample: dict[int, float] = {}
     patches: dict[int, float] = {}
     for row in record.rows("batch-sweep", "batches"):
-        batch, median_s = number(row.get("batch")), number(row.get("median_s"))
-        if not batch or not median_s:
+        batch, median_s = positive(row.get("batch")), positive(row.get("median_s"))
+        if not batch or batch < 1 or not median_s:
             continue
         per_sample[int(batch)] = median_s / batch
-        count = number(row.get("patches"))
-        if count:
-            patches[int(batch)] = count / batch
+        patch_count = positive(row.get("patches"))
+        if patch_count:
+            patches[int(batch)] = patch_count / batch
     if len(per_sample) < 2:
         return None
     batches = sorted(per_sample)
@@ -64,6 +64,8 @@ def judge(record: Record) -> Finding:
     found = scaling(record)
     if found is None:
         return not_assessed(NAME, QUESTION, "Fewer than two batch sizes were measured.")
+    if found.work_grew is None:
+        return not_assessed(NAME, QUESTION, "Whether the work grew with the batch is not known.")
     if found.work_grew is False:
         return _did_not_grow(found)
     if found.growth > 1 + TOLERANCE:

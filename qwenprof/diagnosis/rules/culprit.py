@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from qwenprof.diagnosis.bounds import number
+from qwenprof.diagnosis.bounds import positive
 from qwenprof.diagnosis.finding import Finding, Rule, not_assessed
 from qwenprof.formatting import percent, seconds, times
 from qwenprof.record.record import Record
@@ -41,17 +41,24 @@ class Part:
 def parts(record: Record) -> list[Part]:
     """The parts with a bound, the largest excess first."""
     rows = record.rows("per-layer", "modules")
-    parents = {path.rpartition(".")[0] for path in (str(row.get("path")) for row in rows)}
+    paths = [str(row.get("path")) for row in rows]
+    parents = {prefix for path in paths for prefix in _prefixes(path)}
     found = []
     for row in rows:
         path = str(row.get("path"))
-        time_s, bound = number(row.get("inclusive_s")), number(row.get("bound_s"))
-        if path in parents or time_s is None or not bound:
+        time_s, bound = positive(row.get("inclusive_s")), positive(row.get("bound_s"))
+        if path in parents or not time_s or not bound:
             continue
-        share = number(row.get("share")) or 0.0
+        share = positive(row.get("share")) or 0.0
         kind = str(row.get("module_type"))
         found.append(Part(path=path, kind=kind, time_s=time_s, bound_s=bound, share=share))
     return sorted(found, key=lambda part: part.excess_s, reverse=True)
+
+
+def _prefixes(path: str) -> list[str]:
+    """Every path above this one; "" is the model. A list of blocks has no row of its own."""
+    names = path.split(".")
+    return [".".join(names[:length]) for length in range(len(names)) if path]
 
 
 def usual_slowdown(found: list[Part]) -> float | None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from qwenprof.diagnosis.bounds import number
+from qwenprof.diagnosis.bounds import number, positive
 from qwenprof.diagnosis.finding import Finding, Rule, Severity, Verdict, not_assessed
 from qwenprof.formatting import percent, seconds, times, times_with_interval
 from qwenprof.record.record import Record, Row
@@ -34,11 +34,11 @@ class Comparison:
 
     @property
     def speedup(self) -> float:
-        return number(self.linear.get("speedup")) or 1.0
+        return positive(self.linear.get("speedup")) or 1.0
 
     @property
     def interval(self) -> tuple[float, float] | None:
-        low, high = (number(self.linear.get(f"speedup_{end}")) for end in ("low", "high"))
+        low, high = (positive(self.linear.get(f"speedup_{end}")) for end in ("low", "high"))
         return (low, high) if low is not None and high is not None else None
 
     @property
@@ -60,7 +60,7 @@ def comparison(record: Record) -> Comparison | None:
         for row in record.rows("compare-patch-embed", "variants")
         if row.get("dtype") == record.workload.get("dtype")
         and row.get("direction") == "forward"
-        and number(row.get("median_s")) is not None
+        and positive(row.get("median_s"))
     ]
     most = max((number(row.get("patches")) or 0.0 for row in rows), default=0.0)
     by_variant = {row.get("variant"): row for row in rows if row.get("patches") == most}
@@ -105,7 +105,7 @@ def _verdict(found: Comparison) -> Verdict:
 def _problem(found: Comparison, record: Record, evidence: tuple[str, ...]) -> Finding:
     share = _share_saved(found, record)
     cause = "fell into a slow implementation" if found.slow_backend else "loses to Linear"
-    dtype, backend = found.conv["dtype"], found.conv["backend"]
+    dtype, backend = found.conv.get("dtype"), found.conv.get("backend")
     return Finding(
         rule=NAME,
         verdict="problem",
@@ -132,7 +132,7 @@ def _severity(found: Comparison, share: float | None) -> Severity:
 def _forward_s(record: Record) -> float | None:
     """Seconds of the workload's forward, without marks; None where it was not timed."""
     summary = record.rows("per-layer", "summary")
-    return number(summary[0].get("plain_s")) if summary else None
+    return positive(summary[0].get("plain_s")) if summary else None
 
 
 def _share_saved(found: Comparison, record: Record) -> float | None:
@@ -145,9 +145,9 @@ def _evidence(found: Comparison, record: Record) -> tuple[str, ...]:
     conv_s, linear_s = (seconds(number(row.get("median_s"))) for row in (conv, linear))
     interval = "" if found.interval else ", too few samples for an interval"
     sentences = [
-        f"{conv['patches']} patches in {conv['dtype']}: Conv3d {conv_s} (n = {conv['n']}) on the "
-        f"backend {conv['backend']}, Linear {linear_s} (n = {linear['n']}): "
-        f"{times_with_interval(found.speedup, found.interval)}{interval}.",
+        f"{conv.get('patches')} patches in {conv.get('dtype')}: Conv3d {conv_s} "
+        f"(n = {conv.get('n')}) on the backend {conv.get('backend')}, Linear {linear_s} "
+        f"(n = {linear.get('n')}): {times_with_interval(found.speedup, found.interval)}{interval}.",
         f"Their outputs differ by at most {_text(linear.get('max_abs_difference'))}; from an fp64 "
         f"reference Conv3d by {_text(conv.get('max_abs_error'))}, Linear by "
         f"{_text(linear.get('max_abs_error'))}.",

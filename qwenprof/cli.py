@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import sys
+import textwrap
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -52,6 +53,7 @@ if TYPE_CHECKING:
     from qwenprof.workload.workload import Workload
 
 DONE, USAGE, FAILED, INTERRUPTED = 0, 2, 3, 130
+MINOR = "[yellow]![/]"
 MARKS = {"problem": "[red]✗[/]", "clear": "[green]✓[/]", "not assessed": "[dim]?[/]"}
 
 # typer may bring its own click or use the installed one: their errors have one ancestor
@@ -152,8 +154,8 @@ def _measuring_command(name: str, own_stages: Sequence[str] | None) -> Callable[
             "seed": seed,
         }
         wanted = [each.strip() for each in stages.split(",")] if stages else own_stages
-        if budget is not None and not budget > 0:
-            raise UsageError(f"--budget {budget:g}: must be more than 0 seconds")
+        if budget is not None and not budget >= 1:
+            raise UsageError(f"--budget {budget:g}: must be at least 1 second")
         request = Request(
             name=name, device=device, options=options, stages=wanted, budget_s=budget, out=out
         )
@@ -277,7 +279,11 @@ class _Screen:
         elif self._quiet:
             print(report)
         else:
+            from qwenprof.diagnosis.caveats import caveats
+
             _print_findings(_diagnosed(record))
+            for line in caveats(record):
+                self._print(clean(line), style="yellow")
             print(f"\nreport: {report}")
 
     def _print(self, text: str, style: str = "") -> None:
@@ -300,18 +306,22 @@ def _print_findings(findings: list[Finding]) -> None:
     """The verdicts, one line each, and what speaks for the problems."""
     from rich.console import Console
     from rich.markup import escape
-    from rich.padding import Padding
 
     console = Console(highlight=False, width=None if sys.stdout.isatty() else 80)
     console.print()
     for finding in findings:
-        style = "bold" if finding.verdict == "problem" else ""
+        minor = finding.verdict == "problem" and finding.severity == "info"
+        mark = MINOR if minor else MARKS[finding.verdict]
+        style = "bold" if finding.verdict == "problem" and not minor else ""
         title = escape(clean(finding.title))
-        console.print(f"{MARKS[finding.verdict]} [{style or 'default'}]{title}[/]")
+        console.print(f"{mark} [{style or 'default'}]{title}[/]")
         if finding.verdict != "clear":
             details = [*finding.evidence, finding.advice]
             text = " ".join(detail for detail in details if detail)
-            console.print(Padding(escape(clean(text)), (0, 0, 0, 2), expand=False), style="dim")
+            lines = textwrap.fill(
+                clean(text), console.width, initial_indent="  ", subsequent_indent="  "
+            )
+            console.print(escape(lines), style="dim", soft_wrap=True)
 
 
 def _register_measuring_commands() -> None:

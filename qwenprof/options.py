@@ -42,34 +42,52 @@ def _option(help_text: str, *names: str, complete: Sequence[str] | Any = None) -
 
 
 FamilyOption = Annotated[
-    str | None, _option("Model family. [dim]qwen3-vl[/]", complete=_family_names)
+    str | None, _option("Model family. [dim](default: qwen3-vl)[/]", complete=_family_names)
 ]
-SizeOption = Annotated[str | None, _option("Published size. [dim]4b[/]", complete=_size_names)]
+SizeOption = Annotated[
+    str | None, _option("Published size: 2b, 4b or 8b. [dim](default: 4b)[/]", complete=_size_names)
+]
 ScopeOption = Annotated[
     str | None,
-    _option("vision: the tower; full: the whole prefill. [dim]by device[/]", complete=SCOPES),
+    _option(
+        "vision: the tower; full: the whole prefill. [dim](default: by device)[/]", complete=SCOPES
+    ),
 ]
 DeviceOption = Annotated[
     str | None,
-    _option("Torch device. [dim]the accelerator, else cpu[/]", complete=("cpu", "cuda", "mps")),
+    _option(
+        "Torch device. [dim](default: the accelerator, else cpu)[/]",
+        complete=("cpu", "cuda", "mps"),
+    ),
 ]
-DtypeOption = Annotated[str | None, _option("bf16, fp16 or fp32. [dim]bf16[/]", complete=DTYPES)]
+DtypeOption = Annotated[
+    str | None, _option("bf16, fp16 or fp32. [dim](default: bf16)[/]", complete=DTYPES)
+]
 FramesOption = Annotated[
-    int | None, _option("Images in one sample. [dim]8 on an accelerator, 1 on a CPU[/]")
+    int | None, _option("Images in one sample. [dim](default: 8 on an accelerator, 1 on a CPU)[/]")
 ]
-ShortEdgeOption = Annotated[int | None, _option("Pixels of a frame's shorter side. [dim]336[/]")]
-BatchOption = Annotated[int | None, _option("Samples in one forward. [dim]1[/]")]
+ShortEdgeOption = Annotated[
+    int | None, _option("Pixels of a frame's shorter side. [dim](default: 336)[/]")
+]
+BatchOption = Annotated[int | None, _option("Samples in one forward. [dim](default: 1)[/]")]
 AttentionOption = Annotated[
-    str | None, _option("Attention implementation. [dim]sdpa[/]", complete=ATTENTIONS)
+    str | None,
+    _option("eager, sdpa or flash_attention_2. [dim](default: sdpa)[/]", complete=ATTENTIONS),
 ]
-SeedOption = Annotated[int | None, _option("Of weights, pixels and tokens. [dim]0[/]")]
+SeedOption = Annotated[int | None, _option("Of weights, pixels and tokens. [dim](default: 0)[/]")]
 StagesOption = Annotated[
     str | None,
-    _option("Comma-separated stages to run instead.", complete=lambda: list(stages())),
+    _option(
+        "Comma-separated stages to run in place of the command's own.",
+        complete=lambda: list(stages()),
+    ),
 ]
 BudgetOption = Annotated[
     float | None,
-    _option("Seconds of measuring, all stages together. [dim]each stage's own[/]"),
+    _option(
+        "Seconds of measuring; building the model and first calls come on top. "
+        "[dim](default: each stage's own)[/]"
+    ),
 ]
 OutOption = Annotated[Path | None, _option("Folder for the results; made if missing.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print the result as JSON, alone.")]

@@ -163,11 +163,17 @@ def profile_module(
         out: an existing folder for `record.json`; the module itself never sees this argument.
 
     Returns:
-        A record with the stages matmul and per-layer, which `diagnose` understands.
+        A record with the stages matmul and per-layer, which `diagnose` understands. It takes
+        about a minute; the module is called once before, so that a wrong call fails at once.
+
+    Raises:
+        UsageError: the module and its arguments are on more than one device.
+        Exception: whatever the module itself raises.
     """
     from qwenprof.workload.loading import foreign_subject
 
     subject = foreign_subject(module, args, kwargs)
+    subject.call(subject.inputs())()
     facts: Facts = {"family": None, "device": str(subject.device), "dtype": subject.dtype_name}
     facts["summary"] = f"{type(module).__name__}, {subject.dtype_name} on {subject.device}"
     experiment = Experiment(

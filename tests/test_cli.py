@@ -39,7 +39,7 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         (["diagnose", "--batch", "x"], "'--batch'"),
         (["matmul", "--dtype", "int3"], "--dtype int3: choose one of bf16, fp16, fp32"),
         (["matmul", "--device", "warp"], "--device warp: torch knows no such device"),
-        (["matmul", "--budget", "0"], "--budget 0: must be more than 0 seconds"),
+        (["matmul", "--budget", "0"], "--budget 0: must be at least 1 second"),
         (["matmul", "--stages", "foo"], "--stages foo: choose from matmul"),
         (["matmul", "--out", "a-file"], "--out a-file: is a file, not a folder"),
         (["matmul", "--out", "a-file/deeper"], "give a folder you can write"),

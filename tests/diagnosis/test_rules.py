@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from qwenprof.diagnosis.caveats import caveats
 from qwenprof.diagnosis.finding import diagnose, rules
 from qwenprof.diagnosis.rules.batching import scaling
 from qwenprof.diagnosis.rules.culprit import Part, usual_slowdown
@@ -274,3 +275,49 @@ def test_missing_input_is_never_clear() -> None:
 
     assert attention.verdict == "not assessed"
     assert batching.verdict == "not assessed"
+
+
+def test_attention_never_advises_what_is_in_use_already() -> None:
+    """Forced on every block, the same implementation came out faster: that is noise."""
+    rows = [
+        backend("sdpa", 13.0),
+        backend("sdpa", 10.2, "forced on every block"),
+        backend("eager", 11.0),
+    ]
+
+    assert judged("attention", record(attention_sweep__backends=rows)).verdict == "clear"
+
+
+def test_one_forward_each_is_not_enough_to_accuse_attention() -> None:
+    rows = [backend("sdpa", 13.0) | {"n": 1}, backend("eager", 9.0) | {"n": 1}]
+
+    finding = judged("attention", record(attention_sweep__backends=rows))
+
+    assert finding.verdict == "not assessed"
+    assert "1.44 x" in finding.evidence[0]
+
+
+def test_a_run_whose_own_check_fails_clears_no_part() -> None:
+    blocks = [module(f"blocks.{i}", 0.1, 0.03, total_s=2.4) for i in range(24)]
+    summary: list[Row] = [{"with_marks_s": 3.31, "plain_s": 4.62}]
+
+    finding = judged("culprit", record(per_layer__modules=blocks, per_layer__summary=summary))
+
+    assert finding.verdict == "not assessed"
+    assert "3.31 s with marks and 4.62 s without" in finding.evidence[0]
+
+
+def test_caveats_name_what_disturbed_a_run_and_what_it_left_out() -> None:
+    given = record(
+        matmul__gemm=[
+            gemm("bf16", 1.0) | {"status": "ok"},
+            gemm("fp16", 1.0) | {"status": "skipped"},
+        ],
+        matmul__conditions=[{"flags": "busy_host: 1.9 cores busy with something else"}],
+    )
+
+    assert caveats(given) == [
+        "disturbed: matmul: busy_host: 1.9 cores busy with something else",
+        "not measured: 1 cases of matmul; the report says why",
+    ]
+    assert caveats(record()) == []

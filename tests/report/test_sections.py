@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 import msgspec
 import pytest
 
-from qwenprof.diagnosis.finding import Finding
+from qwenprof.diagnosis.finding import Finding, diagnose
 from qwenprof.record.record import Cell, Record, Row
 from qwenprof.report import markdown
 from qwenprof.report.section import Section, sections
@@ -200,14 +200,17 @@ def test_attention_sweep_that_explains_the_time(
 
 
 def test_per_layer_names_the_culprit(simulated_gpu: Record, findings: list[Finding]) -> None:
-    for known in (findings, []):
-        text = told(simulated_gpu, "per-layer", known)
-        assert text.startswith(
-            "`patch_embed` takes 16.1 s of the 16.3 s forward (99.1 %, n = 1), 172,000 x the "
-            "93.5 us that its work should take at least on this machine."
-        )
-        assert "| **patch_embed** |" in text
-        assert "All 78 timed modules and functions" in text
+    text = told(simulated_gpu, "per-layer", findings)
+    assert text.startswith(
+        "`patch_embed` takes 16.1 s of the 16.3 s forward (99.1 %, n = 1), 172,000 x the "
+        "93.5 us that its work should take at least on this machine."
+    )
+    assert "| **patch_embed** |" in text
+    assert "All 78 timed modules and functions" in text
+
+
+def test_per_layer_calls_nobody_a_culprit_whom_no_finding_accuses(simulated_gpu: Record) -> None:
+    assert "| **patch_embed** |" not in told(simulated_gpu, "per-layer")
 
 
 def test_per_layer_without_bounds_accuses_nobody(
@@ -224,9 +227,8 @@ def test_per_layer_doubts_bounds_that_were_beaten(
     simulated_gpu: Record, with_rows: Callable[..., Record]
 ) -> None:
     record = with_rows(simulated_gpu, "per-layer", "modules", lambda row: row | {"bound_s": 100.0})
-    text = told(record, "per-layer")
+    text = told(record, "per-layer", diagnose(record))
     assert "**Bounds to be doubted:**" in text
-    assert "No part exceeds its bound by 10.0 % of the forward or more." in text
 
 
 def test_compare_patch_embed_without_an_interval(simulated_gpu: Record) -> None:

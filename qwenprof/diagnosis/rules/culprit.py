@@ -16,6 +16,7 @@ from qwenprof.record.record import Record
 
 NAME, QUESTION = "culprit", "Which part takes longer than its work should?"
 OUTLIER = 4.0
+DISTURBED = 1.25  # ratio of the forward with marks to the one without, either way
 NOTABLE_SHARE, DOMINANT_SHARE = 0.10, 0.50
 
 
@@ -72,6 +73,19 @@ def usual_slowdown(found: list[Part]) -> float | None:
     return None
 
 
+def _disturbance(record: Record) -> str | None:
+    """Why the times of the parts are worth little, where the probe's own check says so."""
+    summary = record.rows("per-layer", "summary")
+    marked_s = positive(summary[0].get("with_marks_s")) if summary else None
+    plain_s = positive(summary[0].get("plain_s")) if summary else None
+    if not marked_s or not plain_s or 1 / DISTURBED < marked_s / plain_s < DISTURBED:
+        return None
+    return (
+        f"Disturbed: the same forward took {seconds(marked_s)} with marks and {seconds(plain_s)} "
+        "without, which the marks cannot explain."
+    )
+
+
 def judge(record: Record) -> Finding:
     found = parts(record)
     if len(found) < 3:
@@ -89,6 +103,9 @@ def judge(record: Record) -> Finding:
         f"The excess is {seconds(suspect.excess_s)}, {percent(excess_share)} of the forward.",
     )
     if excess_share < NOTABLE_SHARE or suspect.slowdown < OUTLIER * usual:
+        disturbance = _disturbance(record)
+        if disturbance:
+            return not_assessed(NAME, QUESTION, disturbance)
         return Finding(
             rule=NAME,
             verdict="clear",

@@ -46,6 +46,7 @@ from qwenprof.report.section import (
 STAGE = "per-layer"
 MOST_BARS = 14
 NOTABLE = 0.10  # of the forward: a part with less to lose is no culprit
+WORTH_COMPARING = 0.005  # of the forward: below it, the bound is one launch and says little
 
 
 def compose(record: Record, findings: Sequence[Finding]) -> list[Block]:
@@ -59,26 +60,24 @@ def compose(record: Record, findings: Sequence[Finding]) -> list[Block]:
         )
         return [*blocks, _modules(rows)]
     culprit = _culprit(whole, findings)
-    blocks += [_conclusion(record, whole, culprit), *_doubt(whole), _table(record, whole, culprit)]
+    blocks += [_conclusion(record, whole, culprit, findings), *_doubt(whole)]
+    blocks += [_table(record, whole, culprit)]
     blocks += [_figure(record, whole, culprit), *_zoom(rows, whole)]
     blocks += [_modules(rows), *_checks(record)]
     return blocks + ([_published()] if is_qwen(record) else [])
 
 
 def _culprit(whole: Anatomy, findings: Sequence[Finding]) -> Component | None:
-    """The part that a finding accuses, else the one with the largest excess, if it is notable."""
+    """The part that a finding accuses, where it takes a notable share; nobody else."""
     accused = [f.culprit for f in findings if f.verdict == "problem" and f.culprit]
     parts = [whole.holding(path) or whole.holding(f"{whole.tower}.{path}") for path in accused]
-    for part in parts:
-        if part is not None and (part.share or 0.0) >= NOTABLE:
-            return part
-    excessive = [
-        part for part in whole.components if (part.excess_s or 0.0) >= NOTABLE * whole.total_s
-    ]
-    return max(excessive, key=lambda part: part.excess_s or 0.0, default=None)
+    notable = (part for part in parts if part is not None and (part.share or 0.0) >= NOTABLE)
+    return next(notable, None)
 
 
-def _conclusion(record: Record, whole: Anatomy, culprit: Component | None) -> Paragraph:
+def _conclusion(
+    record: Record, whole: Anatomy, culprit: Component | None, findings: Sequence[Finding]
+) -> Paragraph:
     longest = max(whole.components, key=lambda part: part.time_s)
     part = culprit or longest
     others_s = max(0.0, whole.total_s - part.time_s)
@@ -88,8 +87,8 @@ def _conclusion(record: Record, whole: Anatomy, culprit: Component | None) -> Pa
         f"({percent(part.share)}, {_n(record)}), {_beside_bound(part)}. "
         f"Everything else together takes {seconds(others_s)}.",
     ]
-    if culprit is None and longest.bound_s is not None:
-        spans.append(f" No part exceeds its bound by {percent(NOTABLE)} of the forward or more.")
+    if culprit is None:
+        spans += [f" {finding.title}." for finding in findings if finding.rule == "culprit"][:1]
     if longest is not part:
         spans += [" The longest part is ", code(longest.label)]
         spans.append(f" with {seconds(longest.time_s)} ({percent(longest.share)}).")
@@ -198,7 +197,8 @@ def _shown(whole: Anatomy, culprit: Component | None) -> list[Component]:
 
 
 def _bar(part: Component, is_culprit: bool) -> Bar:
-    over = f", {times(part.slowdown)} its bound" if part.slowdown is not None else ""
+    tells = part.slowdown is not None and (part.share or 0.0) >= WORTH_COMPARING
+    over = f", {times(part.slowdown)} its bound" if tells else ""
     return Bar(
         label=part.label,
         value=part.time_s,

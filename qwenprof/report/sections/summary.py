@@ -38,7 +38,8 @@ def _verdict(problems: Sequence[Finding], findings: Sequence[Finding]) -> Paragr
         worst = problems[0]
         culprit: list[Inline] = [" Culprit: ", code(worst.culprit), "."] if worst.culprit else []
         more = f" {plural(len(problems) - 1, 'more problem')} below." if len(problems) > 1 else ""
-        return paragraph(strong(f"Problem ({worst.severity}): {worst.title}."), *culprit, more)
+        kind = "Minor problem" if worst.severity == "info" else f"Problem ({worst.severity})"
+        return paragraph(strong(f"{kind}: {worst.title}."), *culprit, more)
     if not findings:
         return paragraph(strong("No rule judged this record."))
     clear = sum(1 for finding in findings if finding.verdict == "clear")
@@ -67,6 +68,8 @@ def _answers(findings: Sequence[Finding]) -> Table:
 
 def _answer(finding: Finding, question: str) -> tuple[Inline, ...]:
     verdict = READS[finding.verdict]
+    if finding.verdict == "problem" and finding.severity == "info":
+        return question, "minor problem", finding.title
     if finding.verdict == "problem":
         return question, strong(verdict), strong(finding.title)
     if finding.verdict == "not assessed":
@@ -77,7 +80,8 @@ def _answer(finding: Finding, question: str) -> tuple[Inline, ...]:
 def _problem(finding: Finding) -> list[Block]:
     """Culprit, evidence and advice; the title stands in the table above."""
     culprit: list[Inline] = [", culprit ", code(finding.culprit)] if finding.culprit else []
-    head = paragraph(strong(finding.rule), f", {finding.severity}", *culprit, ":")
+    weight = "minor" if finding.severity == "info" else finding.severity
+    head = paragraph(strong(finding.rule), f", {weight}", *culprit, ":")
     items: list[tuple[Inline, ...]] = [(sentence,) for sentence in finding.evidence]
     if finding.advice:
         items.append((strong("Advice:"), " ", finding.advice))

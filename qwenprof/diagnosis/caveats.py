@@ -1,0 +1,18 @@
+"""What a reader must know before believing a run: what disturbed it, and what it left out."""
+
+from __future__ import annotations
+
+from qwenprof.record.record import Record
+
+
+def caveats(record: Record) -> list[str]:
+    """One line for each stage that was disturbed or has cases that were not measured."""
+    lines: list[str] = []
+    for name, result in record.stages.items():
+        flags = [row.get("flags") for row in result.tables.get("conditions", [])]
+        lines += [f"disturbed: {name}: {flag}" for flag in flags if flag]
+        rows = [row for table in result.tables.values() for row in table]
+        missing = sum(1 for row in rows if row.get("status") not in (None, "ok"))
+        if missing:
+            lines.append(f"not measured: {missing} cases of {name}; the report says why")
+    return lines

@@ -309,10 +309,7 @@ def test_a_run_whose_own_check_fails_clears_no_part() -> None:
 
 def test_caveats_name_what_disturbed_a_run_and_what_it_left_out() -> None:
     given = record(
-        matmul__gemm=[
-            gemm("bf16", 1.0) | {"status": "ok"},
-            gemm("fp16", 1.0) | {"status": "skipped"},
-        ],
+        matmul__gemm=[{"dtype": "bf16", "status": "ok"}, {"dtype": "fp16", "status": "skipped"}],
         matmul__conditions=[{"flags": "busy_host: 1.9 cores busy with something else"}],
     )
 

@@ -96,13 +96,10 @@ def _complain_of_usage(error: Any, arguments: list[str]) -> int:
     if type(error).__name__ == "NoArgsIsHelpError":
         print(error.format_message())
         return USAGE
+    names = {command.name for command in app.registered_commands}
     known = arguments[0] if arguments and not arguments[0].startswith("-") else ""
-    hint = f"see qwenprof {known} --help" if known in _command_names() else "see qwenprof --help"
+    hint = f"see qwenprof {known} --help" if known in names else "see qwenprof --help"
     return _complain(f"{error.format_message().rstrip('.')}; {hint}", USAGE)
-
-
-def _command_names() -> set[str]:
-    return {str(command.name) for command in app.registered_commands}
 
 
 def _version(asked: bool) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from qwenprof.formatting import plural
 from qwenprof.record.record import Record
 
 
@@ -14,5 +15,5 @@ def caveats(record: Record) -> list[str]:
         rows = [row for table in result.tables.values() for row in table]
         missing = sum(1 for row in rows if row.get("status") not in (None, "ok"))
         if missing:
-            lines.append(f"not measured: {missing} cases of {name}; the report says why")
+            lines.append(f"not measured: {plural(missing, 'case')} of {name}; the report says why")
     return lines

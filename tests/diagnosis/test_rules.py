@@ -315,6 +315,6 @@ def test_caveats_name_what_disturbed_a_run_and_what_it_left_out() -> None:
 
     assert caveats(given) == [
         "disturbed: matmul: busy_host: 1.9 cores busy with something else",
-        "not measured: 1 cases of matmul; the report says why",
+        "not measured: 1 case of matmul; the report says why",
     ]
     assert caveats(record()) == []

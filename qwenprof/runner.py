@@ -148,8 +148,6 @@ def run(
     )
     wanted = chosen(stages)
     resolved_device(workload.device)
-    if out is not None and not Path(out).is_dir():
-        raise UsageError(f"{out} is not a folder: make it first")
     return run_experiment(experiment, wanted, out, budget_s, command, observer or Silent())
 
 
@@ -167,7 +165,8 @@ def profile_module(
         about a minute; the module is called once before, so that a wrong call fails at once.
 
     Raises:
-        UsageError: the module and its arguments are on more than one device.
+        UsageError: the module and its arguments are on more than one device, or `out` is not
+            a folder.
         Exception: whatever the module itself raises.
     """
     from qwenprof.workload.loading import foreign_subject
@@ -209,9 +208,15 @@ def run_experiment(
     command: Sequence[str],
     observer: Observer,
 ) -> Record:
-    """The loop itself; `run` and `profile_module` are its two faces."""
+    """The loop itself; `run` and `profile_module` are its two faces.
+
+    Raises:
+        UsageError: `out` is not a folder; said before anything is measured.
+    """
     from qwenprof.record.environment import environment
 
+    if out is not None and not Path(out).is_dir():
+        raise UsageError(f"{out} is not a folder: make it first")
     record = Record(
         tool=Tool(name="qwenprof", version=__version__),
         created=datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),

@@ -135,3 +135,11 @@ def test_chosen_stages_come_in_order_with_what_they_require() -> None:
 def test_an_unknown_stage_is_named_with_those_there_are() -> None:
     with pytest.raises(UsageError, match=r"warp-drive.*choose from matmul"):
         runner.chosen(["warp-drive"])
+
+
+def test_a_folder_that_is_not_there_is_refused_before_anything_is_measured(tmp_path: Path) -> None:
+    def never(_: Bench) -> None:
+        pytest.fail("measured")
+
+    with pytest.raises(UsageError, match="is not a folder: make it first"):
+        run([stage("a", never)], out=tmp_path / "missing")

@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from qwenprof.diagnosis.finding import Finding, diagnose
     from qwenprof.errors import QwenprofError
     from qwenprof.fix.linearize import linearize
+    from qwenprof.fix.patch import apply_fix, fixed, undo_fix
+    from qwenprof.fix.swap import linearize_model
     from qwenprof.record.record import Record
     from qwenprof.record.record import load as load_record
     from qwenprof.report.writing import write_report
@@ -26,11 +28,15 @@ __all__ = [
     "Record",
     "Workload",
     "__version__",
+    "apply_fix",
     "diagnose",
+    "fixed",
     "linearize",
+    "linearize_model",
     "load_record",
     "profile_module",
     "run",
+    "undo_fix",
     "write_report",
 ]
 
@@ -39,11 +45,15 @@ _HOMES = {
     "QwenprofError": ("qwenprof.errors", "QwenprofError"),
     "Record": ("qwenprof.record.record", "Record"),
     "Workload": ("qwenprof.workload.workload", "Workload"),
+    "apply_fix": ("qwenprof.fix.patch", "apply_fix"),
     "diagnose": ("qwenprof.diagnosis.finding", "diagnose"),
+    "fixed": ("qwenprof.fix.patch", "fixed"),
     "linearize": ("qwenprof.fix.linearize", "linearize"),
+    "linearize_model": ("qwenprof.fix.swap", "linearize_model"),
     "load_record": ("qwenprof.record.record", "load"),
     "profile_module": ("qwenprof.runner", "profile_module"),
     "run": ("qwenprof.runner", "run"),
+    "undo_fix": ("qwenprof.fix.patch", "undo_fix"),
     "write_report": ("qwenprof.report.writing", "write_report"),
 }
 

@@ -17,11 +17,15 @@ def test_all_names_what_the_documentation_promises() -> None:
         "Record",
         "Workload",
         "__version__",
+        "apply_fix",
         "diagnose",
+        "fixed",
         "linearize",
+        "linearize_model",
         "load_record",
         "profile_module",
         "run",
+        "undo_fix",
         "write_report",
     ]
 

@@ -10,6 +10,8 @@ so W.reshape(D, -1) is the weight of the equal nn.Linear, for any number of dime
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import nn
 
@@ -17,21 +19,20 @@ from qwenprof.errors import UsageError
 
 CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 Convolution = nn.Conv1d | nn.Conv2d | nn.Conv3d
+CHANNELS_LAST = {4: torch.channels_last, 5: torch.channels_last_3d}
 
 
 def obstacle(conv: nn.Module) -> str | None:
     """Why `conv` is not a linear map of disjoint windows; None if it is one."""
     if not isinstance(conv, CONVOLUTIONS):
         return f"{type(conv).__name__} is not a Conv1d, Conv2d or Conv3d"
-    conditions = {
-        f"stride {conv.stride} differs from kernel size {conv.kernel_size}": (
-            tuple(conv.stride) == tuple(conv.kernel_size)
-        ),
-        f"padding {conv.padding} is not zero": conv.padding == "valid" or set(conv.padding) == {0},
-        f"dilation {conv.dilation} is not 1": set(conv.dilation) == {1},
-        f"groups {conv.groups} is not 1": conv.groups == 1,
-    }
-    return next((failure for failure, holds in conditions.items() if not holds), None)
+    if tuple(conv.stride) != tuple(conv.kernel_size):
+        return f"stride {conv.stride} differs from kernel size {conv.kernel_size}"
+    if conv.padding != "valid" and (isinstance(conv.padding, str) or any(conv.padding)):
+        return f"padding {conv.padding} is not zero"
+    if any(step != 1 for step in conv.dilation):
+        return f"dilation {conv.dilation} is not 1"
+    return None if conv.groups == 1 else f"groups {conv.groups} is not 1"
 
 
 def linearize(conv: Convolution) -> nn.Linear:
@@ -62,3 +63,67 @@ def linearize(conv: Convolution) -> nn.Linear:
             linear.bias.requires_grad_(conv.bias.requires_grad)
     linear.weight.requires_grad_(conv.weight.requires_grad)
     return linear.train(conv.training)
+
+
+def convolve_as_linear(
+    x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None
+) -> torch.Tensor:
+    """The convolution of `x` with stride equal to kernel, as one matrix product.
+
+    Args:
+        x: (N, C, *S), or (C, *S) without a batch; no size in S smaller than the kernel's.
+            What is left over where it is no multiple of the kernel is dropped, as by a conv.
+        weight: (D, C, *K). It is viewed, never copied, if it is contiguous or channels-last.
+        bias: (D,) or None.
+
+    Returns:
+        (N, D, *G) or (D, *G) with G = S // K, in the memory format that a conv would choose.
+    """
+    kernel = weight.shape[2:]
+    if x.dim() == len(kernel) + 1:
+        return convolve_as_linear(x.unsqueeze(0), weight, bias).squeeze(0)
+    if _is_cut(x, kernel) and weight.is_contiguous():
+        y = nn.functional.linear(x.flatten(1), weight.flatten(1), bias)
+        return y.view(*y.shape, *(1 for _ in kernel))
+    layout = CHANNELS_LAST.get(x.dim())
+    order = _memory_order(weight, layout)
+    windows, grid = _windows(x, kernel, order)
+    kernels = weight.permute(0, *(1 + axis for axis in order)).flatten(1)
+    y = nn.functional.linear(windows.reshape(-1, kernels.shape[1]), kernels, bias)
+    y = y.view(x.shape[0], *grid, weight.shape[0]).movedim(-1, 1)
+    if _is_only(x, layout) or _is_only(weight, layout):
+        return y
+    return y.contiguous().flatten(1).view(y.shape)
+
+
+def _is_cut(x: torch.Tensor, kernel: Sequence[int]) -> bool:
+    """Whether each sample of x is one window, as the processors of Qwen-VL models cut them.
+
+    A tracer is not asked: it would take the answer for a condition on the sizes.
+    """
+    return not torch.compiler.is_compiling() and x.shape[2:] == kernel and x.is_contiguous()
+
+
+def _windows(
+    x: torch.Tensor, kernel: Sequence[int], order: Sequence[int]
+) -> tuple[torch.Tensor, list[int]]:
+    """The windows of x as a view (N, *G, C, *K) with the last axes in this order, and G."""
+    grid = [size // width for size, width in zip(x.shape[2:], kernel, strict=True)]
+    split: list[int] = []
+    for axis, (count, width) in enumerate(zip(grid, kernel, strict=True), start=2):
+        x = x.narrow(axis, 0, count * width)
+        split += [count, width]
+    axes = [1, *range(3, 3 + len(split), 2)]
+    counts = range(2, 2 + len(split), 2)
+    return x.view(*x.shape[:2], *split).permute(0, *counts, *(axes[i] for i in order)), grid
+
+
+def _memory_order(weight: torch.Tensor, layout: torch.memory_format | None) -> list[int]:
+    """The order of (C, *K) in which a weight lies in memory, so that flattening it is a view."""
+    axes = list(range(weight.dim() - 1))
+    return [*axes[1:], 0] if _is_only(weight, layout) else axes
+
+
+def _is_only(x: torch.Tensor, layout: torch.memory_format | None) -> bool:
+    """Whether x lies in this memory format and not in the plain one."""
+    return layout is not None and x.is_contiguous(memory_format=layout) and not x.is_contiguous()

@@ -1,0 +1,143 @@
+"""Real linear layers in the place of convolutions, with everybody else's checkpoints."""
+
+from __future__ import annotations
+
+import copy
+import pickle
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+from qwenprof.fix.swap import PatchLinear, linearize_model
+
+PATCH = (2, 4, 4)
+
+
+class Tower(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.proj = nn.Conv3d(3, 8, PATCH, stride=PATCH)
+        self.overlapping = nn.Conv3d(8, 8, 3, padding=1)
+
+    def forward(self, patches: torch.Tensor) -> torch.Tensor:
+        projected: torch.Tensor = self.proj(patches.view(-1, 3, *PATCH)).view(-1, 8)
+        return projected
+
+
+def test_the_projection_becomes_a_linear_layer_that_gives_the_same() -> None:
+    tower, patches = Tower(), torch.randn(5, 96)
+    plain = tower(patches)
+    storage = tower.proj.weight.data_ptr()
+
+    swapped = linearize_model(tower)
+
+    assert swapped is tower
+    assert isinstance(tower.proj, nn.Linear)
+    assert tower.proj.weight.shape == (8, 96)
+    assert tower.proj.weight.data_ptr() == storage
+    assert isinstance(tower.overlapping, nn.Conv3d)
+    torch.testing.assert_close(tower(patches), plain)
+
+
+def test_it_takes_clips_and_unbatched_input_like_the_convolution() -> None:
+    conv = nn.Conv3d(3, 8, PATCH, stride=PATCH, bias=False)
+    linear = linearize_model(copy.deepcopy(conv))
+
+    for x in (torch.randn(2, 3, 5, 9, 8), torch.randn(3, 4, 8, 8)):
+        torch.testing.assert_close(linear(x), conv(x))
+
+
+def test_checkpoints_go_both_ways_bit_for_bit(tmp_path: Path) -> None:
+    tower = Tower()
+    expected = {name: each.clone() for name, each in tower.state_dict().items()}
+    linearized = linearize_model(copy.deepcopy(tower))
+
+    save_file(linearized.state_dict(), tmp_path / "tower.safetensors")
+    saved = load_file(tmp_path / "tower.safetensors")
+    assert saved.keys() == expected.keys()
+    assert all(torch.equal(saved[name], expected[name]) for name in expected)
+
+    fresh = linearize_model(Tower())
+    fresh.load_state_dict(saved)
+    Tower().load_state_dict(fresh.state_dict())
+    torch.testing.assert_close(fresh(patches := torch.randn(2, 96)), tower(patches))
+
+
+def test_it_also_loads_the_linear_shape() -> None:
+    linear = linearize_model(nn.Conv3d(3, 8, PATCH, stride=PATCH))
+    flat = {"weight": torch.randn(8, 96), "bias": torch.randn(8)}
+
+    linear.load_state_dict(flat)
+
+    assert isinstance(linear, PatchLinear)
+    assert torch.equal(linear.weight, flat["weight"])
+
+
+def test_it_keeps_dtype_mode_and_what_is_trained() -> None:
+    conv = nn.Conv3d(3, 8, PATCH, stride=PATCH, dtype=torch.bfloat16).eval()
+    conv.weight.requires_grad_(False)
+
+    linear = linearize_model(conv)
+
+    assert isinstance(linear, PatchLinear)
+    assert not linear.training
+    assert not linear.weight.requires_grad
+    assert linear.bias is not None
+    assert linear.bias.requires_grad
+    assert linear.weight.dtype == torch.bfloat16
+
+
+def test_one_module_in_two_places_stays_one() -> None:
+    conv = nn.Conv3d(3, 8, PATCH, stride=PATCH)
+    model = nn.ModuleDict({"left": conv, "right": conv})
+
+    linearize_model(model)
+
+    assert model["left"] is model["right"]
+
+
+def test_gradients_arrive_in_the_linear_weight() -> None:
+    conv = nn.Conv3d(3, 8, PATCH, stride=PATCH)
+    linear = linearize_model(copy.deepcopy(conv))
+    assert isinstance(linear, PatchLinear)
+    x = torch.randn(4, 3, *PATCH)
+
+    conv(x).square().sum().backward()
+    linear(x).square().sum().backward()
+
+    assert conv.weight.grad is not None
+    assert linear.weight.grad is not None
+    torch.testing.assert_close(linear.weight.grad, conv.weight.grad.flatten(1))
+
+
+def test_it_can_be_copied_pickled_and_exported() -> None:
+    model = nn.Sequential(linearize_model(nn.Conv3d(3, 8, PATCH, stride=PATCH)))
+    x = torch.randn(4, 3, *PATCH)
+
+    exported = torch.export.export(model, (x,)).module()
+
+    for twin in (copy.deepcopy(model), pickle.loads(pickle.dumps(model)), exported):
+        torch.testing.assert_close(twin(x), model(x))
+        assert twin.state_dict()["0.weight"].dim() in (2, 5)
+
+
+def test_a_swapped_model_is_left_as_it_is() -> None:
+    tower = Tower()
+    linearize_model(tower)
+    projection = tower.proj
+
+    linearize_model(tower)
+
+    assert tower.proj is projection
+
+
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last_3d])
+def test_any_memory_format(layout: torch.memory_format) -> None:
+    conv = nn.Conv3d(3, 8, PATCH, stride=PATCH).to(memory_format=layout)
+    x = torch.randn(2, 3, 4, 8, 8).contiguous(memory_format=layout)
+    plain = conv(x)
+
+    torch.testing.assert_close(linearize_model(conv)(x), plain)

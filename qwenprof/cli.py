@@ -333,6 +333,30 @@ def _register_measuring_commands() -> None:
 _register_measuring_commands()
 
 
+@app.command("run", context_settings={"allow_interspersed_args": False})
+def run_command(
+    target: Annotated[
+        str, typer.Argument(metavar="SCRIPT", help="A script, a command on PATH, or a module.")
+    ],
+    arguments: Annotated[
+        list[str] | None, typer.Argument(metavar="ARGS...", help="What belongs to the program.")
+    ] = None,
+    module: Annotated[
+        bool, typer.Option("-m", help="SCRIPT is a module, as for python -m.")
+    ] = False,
+    quiet: Annotated[
+        bool, typer.Option("-q", "--quiet", help="Leave out the line at the end.")
+    ] = False,
+) -> int:
+    """Run any program with the fix applied; it behaves as it does without qwenprof.
+
+    Example: qwenprof run train.py --epochs 3
+    """
+    from qwenprof.fix.launcher import launch
+
+    return launch(target, arguments or [], module=module, quiet=quiet)
+
+
 @app.command("report")
 def report_command(
     record: RecordArgument,

@@ -89,7 +89,7 @@ def fixed() -> Iterator[None]:
 
 def is_fixed() -> bool:
     """Whether non-overlapping convolutions run as matrix products now."""
-    return getattr(nn.Conv3d, METHOD) is _conv_forward
+    return getattr(nn.Conv3d, METHOD) is conv_forward
 
 
 def runs_as_linear(conv: nn.Module) -> bool:
@@ -112,14 +112,15 @@ def _install() -> None:
     wanted = _STATE.applied or _STATE.open_blocks > 0
     if wanted == is_fixed():
         return
-    setattr(nn.Conv3d, METHOD, _conv_forward if wanted else _ORIGINAL)
+    setattr(nn.Conv3d, METHOD, conv_forward if wanted else _ORIGINAL)
     if "torch._dynamo" in sys.modules:
         torch.compiler.reset()
 
 
-def _conv_forward(
+def conv_forward(
     self: nn.Conv3d, x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None
 ) -> torch.Tensor:
+    """What `nn.Conv3d._conv_forward` is while the fix is applied; arguments as there."""
     if not (runs_as_linear(self) and _takes(x, weight)):
         return _ORIGINAL(self, x, weight, bias)
     if not torch.compiler.is_compiling():

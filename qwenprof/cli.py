@@ -1,4 +1,5 @@
-"""The command line: options -> one call -> exit code. The only file that prints or exits.
+"""The command line: options -> one call -> exit code. Nothing else exits, and
+besides terminal.py nothing else prints.
 
 Exit codes: 0 done, 1 a gate asked for by a flag failed, 2 usage, 3 a stage failed,
 130 interrupted (what was measured is saved).
@@ -8,7 +9,6 @@ from __future__ import annotations
 
 import os
 import sys
-import textwrap
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -18,7 +18,7 @@ import typer
 
 from qwenprof._version import __version__
 from qwenprof.errors import QwenprofError, RecordError, UsageError
-from qwenprof.formatting import clean, visible
+from qwenprof.formatting import visible
 from qwenprof.options import (
     AttentionOption,
     BatchOption,
@@ -42,14 +42,11 @@ from qwenprof.options import (
     output_folder,
     why,
 )
-from qwenprof.stages.stage import Stage, stages
+from qwenprof.stages.stage import stages
+from qwenprof.terminal import Screen, print_findings
 
 if TYPE_CHECKING:
-    from rich.console import Console
-    from rich.status import Status
-
-    from qwenprof.diagnosis.finding import Finding
-    from qwenprof.record.record import Record, StageResult
+    from qwenprof.record.record import Record
     from qwenprof.workload.workload import Workload
 
 DONE, USAGE, FAILED, INTERRUPTED = 0, 2, 3, 130
@@ -156,12 +153,12 @@ def _measuring_command(name: str, own_stages: Sequence[str] | None) -> Callable[
         request = Request(
             name=name, device=device, options=options, stages=wanted, budget_s=budget, out=out
         )
-        return _measure_and_tell(request, _Screen(json=json, verbose=verbose, quiet=quiet))
+        return _measure_and_tell(request, Screen(json=json, verbose=verbose, quiet=quiet))
 
     return command
 
 
-def _measure_and_tell(request: Request, screen: _Screen) -> int:
+def _measure_and_tell(request: Request, screen: Screen) -> int:
     from qwenprof.runner import chosen, run
 
     chosen(request.stages)
@@ -188,7 +185,7 @@ def _measure_and_tell(request: Request, screen: _Screen) -> int:
         screen.stop()
 
 
-def _rescued(folder: Path | None, screen: _Screen) -> int:
+def _rescued(folder: Path | None, screen: Screen) -> int:
     """The end of a run that was interrupted between two stages or while its report was drawn."""
     from qwenprof.record.record import load
 
@@ -218,107 +215,6 @@ def _exit_code(record: Record) -> int:
     if "interrupted" in statuses:
         return INTERRUPTED
     return FAILED if statuses & {"failed", "out_of_memory"} else DONE
-
-
-class _Screen:
-    """What the user sees: progress on stderr, the result on stdout."""
-
-    def __init__(self, *, json: bool, verbose: bool, quiet: bool) -> None:
-        self._json, self._verbose, self._quiet = json, verbose, quiet
-        self._stage = ""
-        self._console: Console | None = None
-        self._status: Status | None = None
-
-    @property
-    def _talks(self) -> bool:
-        return not (self._json or self._quiet)
-
-    @property
-    def console(self) -> Console:
-        if self._console is None:
-            from rich.console import Console
-
-            self._console = Console(stderr=True, highlight=False)
-        return self._console
-
-    def announce(self, workload: Workload, folder: Path) -> None:
-        if self._talks:
-            self._print(str(workload), style="bold")
-            self._print(f"results go to {folder}/", style="dim")
-
-    def started(self, stage: Stage) -> None:
-        self._stage = f"{stage.name}: {stage.question}"
-        self.said("")
-
-    def said(self, text: str) -> None:
-        if not self._talks:
-            return
-        line = "  ".join(part for part in (self._stage, text) if part)
-        if self._verbose and text:
-            self._print(f"  {text}", style="dim")
-        if self._status is None:
-            self._status = self.console.status(line)
-            self._status.start()
-        self._status.update(line)
-
-    def finished(self, stage: Stage, result: StageResult) -> None:
-        if not self._talks:
-            return
-        mark = "[green]✓[/]" if result.status == "ok" else "[yellow]![/]"
-        self.console.print(f"{mark} {stage.name:<20} [dim]{result.duration_s:6.1f} s[/]", end="")
-        self._print(clean(f"  {result.status}: {result.reason}") if result.reason else "")
-
-    def conclude(self, record: Record, report: Path) -> None:
-        """The end of a run: the record, or the path, or a summary and the path."""
-        self.stop()
-        if self._json:
-            print(msgspec.json.encode(record).decode())
-        elif self._quiet:
-            print(report)
-        else:
-            from qwenprof.diagnosis.caveats import caveats
-
-            _print_findings(_diagnosed(record))
-            for line in caveats(record):
-                self._print(clean(line), style="yellow")
-            print(f"\nreport: {report}")
-
-    def _print(self, text: str, style: str = "") -> None:
-        self.console.print(text, style=style, markup=False, soft_wrap=True)
-
-    def stop(self) -> None:
-        """Take the progress line away."""
-        if self._status is not None:
-            self._status.stop()
-            self._status = None
-
-
-def _diagnosed(record: Record) -> list[Finding]:
-    from qwenprof.diagnosis.finding import diagnose
-
-    return diagnose(record)
-
-
-def _print_findings(findings: list[Finding]) -> None:
-    """The verdicts, one line each, and what speaks for the problems."""
-    from rich.console import Console
-    from rich.markup import escape
-
-    console = Console(highlight=False, width=None if sys.stdout.isatty() else 80)
-    console.print()
-    for finding in findings:
-        minor = finding.verdict == "problem" and finding.severity == "info"
-        mark = MINOR if minor else MARKS[finding.verdict]
-        style = "bold" if finding.verdict == "problem" and not minor else ""
-        title = escape(clean(finding.title))
-        console.print(f"{mark} [{style or 'default'}]{title}[/]")
-        if finding.verdict != "clear":
-            details = [*finding.evidence, finding.advice]
-            text = " ".join(detail for detail in details if detail)
-            lines = textwrap.fill(
-                clean(text), console.width, initial_indent="  ", subsequent_indent="  "
-            )
-            console.print(escape(lines), style="dim", soft_wrap=True)
 
 
 def _register_measuring_commands() -> None:
@@ -392,13 +288,14 @@ def findings_command(record: RecordArgument, json: JsonOption = False) -> int:
 
     Example: qwenprof findings record.json --json
     """
+    from qwenprof.diagnosis.finding import diagnose
     from qwenprof.record.record import load
 
-    findings = _diagnosed(load(record))
+    findings = diagnose(load(record))
     if json:
         print(msgspec.json.format(msgspec.json.encode(findings)).decode())
     else:
-        _print_findings(findings)
+        print_findings(findings)
     return DONE
 
 

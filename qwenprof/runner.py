@@ -225,10 +225,10 @@ def run_experiment(
         workload=experiment.facts,
     )
     laboratory = Laboratory(experiment, record, observer)
-    scale = _budget_scale(wanted, budget_s, on_cpu=experiment.device == "cpu")
+    budgets_s = _budgets_s(wanted, budget_s, on_cpu=experiment.device == "cpu")
     for stage in wanted:
         observer.started(stage)
-        laboratory.clear(stage.budget_s * scale)
+        laboratory.clear(budgets_s[stage.name])
         result = _measured(stage, laboratory)
         laboratory.record = laboratory.record.with_stage(stage.name, result)
         if out is not None:
@@ -239,10 +239,18 @@ def run_experiment(
     return laboratory.record
 
 
-def _budget_scale(wanted: Sequence[Stage], budget_s: float | None, *, on_cpu: bool) -> float:
+def _budgets_s(
+    wanted: Sequence[Stage], budget_s: float | None, *, on_cpu: bool
+) -> dict[str, float]:
+    """Seconds for each stage: its own, or its share of those that were asked for."""
+    own_s = {stage.name: stage.budget_s for stage in wanted}
+    if len(wanted) == 1:
+        own_s = {stage.name: stage.alone_budget_s or stage.budget_s for stage in wanted}
     if budget_s is None:
-        return 1.0 if on_cpu else ACCELERATOR_BUDGET
-    return budget_s / sum(stage.budget_s for stage in wanted)
+        scale = 1.0 if on_cpu else ACCELERATOR_BUDGET
+    else:
+        scale = budget_s / sum(own_s.values())
+    return {name: seconds * scale for name, seconds in own_s.items()}
 
 
 def _measured(stage: Stage, laboratory: Laboratory) -> StageResult:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import pytest
@@ -34,10 +36,23 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.skip(reason=reason))
 
 
-@pytest.fixture
-def tiny(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
-    """A size "tiny" of the real family, and the options of a workload that uses it."""
+TINY = {"size": "tiny", "dtype": "fp32", "device": "cpu", "frames": 2, "short_edge": 64}
+
+
+@contextmanager
+def tiny_size() -> Iterator[None]:
+    """The real family has a size "tiny" for a while."""
     text = qwen3_vl._text(hidden=128, layers=2, heads=8, intermediate=256)
-    size = qwen3_vl._size(TINY_VISION, text, tied=True)
-    monkeypatch.setitem(qwen3_vl.FAMILY.sizes, "tiny", size)  # type: ignore[arg-type]
-    return {"size": "tiny", "dtype": "fp32", "device": "cpu", "frames": 2, "short_edge": 64}
+    sizes: Any = qwen3_vl.FAMILY.sizes
+    sizes["tiny"] = qwen3_vl._size(TINY_VISION, text, tied=True)
+    try:
+        yield
+    finally:
+        del sizes["tiny"]
+
+
+@pytest.fixture
+def tiny() -> Iterator[dict[str, Any]]:
+    """Options of a workload of that size."""
+    with tiny_size():
+        yield dict(TINY)

@@ -1,100 +1,63 @@
-"""Is it the patch embedding's convolution? The model's own conv against the equal linear layer.
+"""Is it the patch embedding's convolution? The model's own conv against all that equals it.
 
-A convolution whose stride equals its kernel is a linear map of each patch. Both are timed in
-turn (A B B A) on the workload's own patches, at several patch counts and in every dtype, with
-the backend that PyTorch picks for the convolution by name. Errors are against an fp64
-reference, so that a convolution which computes something wrong is seen too.
+A convolution whose stride equals its kernel is a linear map of each patch. It is timed in turn
+(A B B A) with the fix and with the linear layer, on the workload's own patches, at several
+patch counts and in every dtype, with the backend that PyTorch picks for it by name. In the
+workload's dtype every other way to run it follows, forward and backward; those that may be
+slow are timed alone, on few patches first, which tells what all of them would cost. Errors are
+against an fp64 reference, so that a convolution which computes something wrong is seen too.
 """
 
 from __future__ import annotations
 
-import copy
-from dataclasses import dataclass, field
-from functools import partial
-from typing import TYPE_CHECKING
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
 
-from qwenprof.errors import NotApplicable, reason_of
-from qwenprof.record.record import Row
-from qwenprof.stages._timed_row import empty_row, timing_columns
+from qwenprof.errors import NotApplicable, QwenprofError, reason_of
+from qwenprof.stages._launches import launch_rows
+from qwenprof.stages._projection import BACKWARD, FORWARD, Projection, conv_and_patches
+from qwenprof.stages._rounds import Round, is_able, run_round
+from qwenprof.stages._timed_row import empty_row
+from qwenprof.stages._variants import CONV, FIX, FUSED, LINEAR, variants
 from qwenprof.stages.matmul import DTYPES
 from qwenprof.stages.stage import Bench, Stage
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     import torch
-    from torch import nn
 
-    from qwenprof.harness.plan import Allowance, TimePlan
-    from qwenprof.harness.sampler import Timing
-    from qwenprof.workload.loading import Subject
+    from qwenprof.stages._fused_worker import Order
+    from qwenprof.workload.family import Tower
 
 SMALLEST_COUNT, STEP = 64, 4
-OWN_SHARE = 0.6  # of the stage's seconds, for the workload's own dtype
-CONV, LINEAR = "Conv3d", "Linear"
-COLUMNS: Row = {
-    "variant": None,
-    "dtype": None,
-    "patches": None,
-    "direction": "forward",
-    "module": None,
-    "backend": None,
-    "bias": None,
-    "speedup": None,
-    "speedup_low": None,
-    "speedup_high": None,
-    "max_abs_error": None,
-    "cosine": None,
-    "max_abs_difference": None,
-}
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Pair:
-    """The convolution and its equal, and the patches for both: (N, C, *kernel).
-
-    outputs: of the last call of each variant, (N, D), so that nothing has to run again to be
-        checked: a convolution on a slow path takes seconds.
-    """
-
-    path: str
-    conv: nn.Conv3d
-    linear: nn.Linear
-    patches: torch.Tensor
-    outputs: dict[str, torch.Tensor] = field(default_factory=dict)
-
-    @property
-    def flat(self) -> torch.Tensor:
-        return self.patches.flatten(1)
-
-    def calls(self) -> dict[str, Callable[[], None]]:
-        """A call of each variant without gradients."""
-        import torch
-
-        def run_conv() -> None:
-            with torch.inference_mode():
-                self.outputs[CONV] = self.conv(self.patches)
-
-        def run_linear() -> None:
-            with torch.inference_mode():
-                self.outputs[LINEAR] = self.linear(self.flat)
-
-        return {CONV: run_conv, LINEAR: run_linear}
+ALWAYS = (CONV, FIX, LINEAR)
+OWN_SHARE, OTHER_SHARE, BACKWARD_SHARE = 0.3, 0.15, 0.1
+FUSED_WHAT = 'from_pretrained(..., fusion_config={"patch_embeddings": True}) of transformers'
+FUSED_CASE_S, FUSED_START_S = 0.5, 8.0  # torch and transformers are imported anew
 
 
 def measure(bench: Bench) -> None:
-    subject = bench.subject()
-    path, conv, patches = _conv_and_patches(subject)
-    counts = patch_counts(len(patches))
-    others = [dtype for dtype in DTYPES if dtype != bench.dtype]
-    shares = {bench.dtype: OWN_SHARE} | dict.fromkeys(others, (1 - OWN_SHARE) / len(others))
-    for dtype, share in shares.items():
-        plan = bench.plan({str(count): float(count) for count in counts}, share=share)
-        for count in counts:
-            bench.say(f"Conv3d against Linear, {count} patches, {dtype}")
-            prepare = partial(_pair, path, conv, patches[:count], dtype)
-            for row in _compared(bench, plan, prepare, dtype, count):
-                bench.add_row("variants", row)
+    subject, clock = bench.subject(), bench.sampler.clock
+    deadline_s = clock.now_s() + bench.budget_s
+    path, conv, patches = conv_and_patches(subject)
+    forward = Round(
+        bench=bench,
+        path=path,
+        dtype=bench.dtype,
+        direction=FORWARD,
+        projection=Projection.of(conv, patches, _torch_dtype(bench.dtype)),
+        baselines={},
+    )
+    backward = replace(forward, direction=BACKWARD)
+    _compare_at_every_count(forward, OWN_SHARE, every_variant_at_last=True)
+    for dtype in (each for each in DTYPES if each != bench.dtype):
+        projection = Projection.of(conv, patches, _torch_dtype(dtype))
+        other = replace(forward, dtype=dtype, projection=projection)
+        _compare_at_every_count(other, OTHER_SHARE / (len(DTYPES) - 1))
+    _compare_backward(backward)
+    for row in launch_rows(forward.projection):
+        bench.add_row("launches", row)
+    _run_fused(subject.require_vision().tower, [forward, backward], deadline_s - clock.now_s())
+    _run_alone([forward, backward], deadline_s)
 
 
 def patch_counts(most: int) -> list[int]:
@@ -107,149 +70,105 @@ def patch_counts(most: int) -> list[int]:
     return [*counts, most]
 
 
-def _conv_and_patches(subject: Subject) -> tuple[str, nn.Conv3d, torch.Tensor]:
-    """The model's own projection, by its path, and the workload's patches, as (N, C, *kernel)."""
-    from torch import nn
-
-    from qwenprof.fix.linearize import obstacle
-
-    tower = subject.require_vision().tower
-    conv, pixels = tower.child(tower.projection), subject.inputs().pixels
-    reason = obstacle(conv)
-    if not isinstance(conv, nn.Conv3d) or reason:
-        raise NotApplicable(f"{tower.projection} is no Conv3d that equals a linear layer: {reason}")
-    assert pixels is not None
-    path = tower.full_path(tower.projection)
-    return path, conv, pixels.values.view(-1, conv.in_channels, *conv.kernel_size)
-
-
-def _pair(path: str, conv: nn.Conv3d, patches: torch.Tensor, dtype: str) -> _Pair:
-    from qwenprof.fix.linearize import linearize
+def _torch_dtype(name: str) -> torch.dtype:
     from qwenprof.workload.loading import TORCH_DTYPES
 
-    own = copy.deepcopy(conv).to(TORCH_DTYPES[dtype])
-    cast = patches.to(TORCH_DTYPES[dtype])
-    return _Pair(path=path, conv=own, linear=linearize(own), patches=cast)
+    return TORCH_DTYPES[name]
 
 
-def _compared(
-    bench: Bench, plan: TimePlan, prepare: Callable[[], _Pair], dtype: str, count: int
-) -> list[Row]:
-    """The rows of both variants at one patch count, whatever becomes of them."""
-    from qwenprof.harness.memory import free_cached_memory, is_out_of_memory
-    from qwenprof.harness.plan import Refusal
+def _compare_at_every_count(
+    round_: Round, share: float, *, every_variant_at_last: bool = False
+) -> None:
+    counts, bench = patch_counts(round_.count), round_.bench
+    plan = bench.plan({str(count): float(count) for count in counts}, share=share)
+    in_turn = [each for each in variants(_device_type(bench)) if each.in_turn]
+    for count in counts:
+        every = every_variant_at_last and count == counts[-1]
+        chosen = [each for each in in_turn if every or each.name in ALWAYS]
+        run_round(round_.first(count), chosen, plan)
 
-    allowance = plan.start(str(count))
-    if isinstance(allowance, Refusal):
-        return _unmeasured(dtype, count, "skipped", allowance.reason)
+
+def _compare_backward(round_: Round) -> None:
+    """The gradients, with every variant that is timed in turn."""
+    bench, counts = round_.bench, _few_and_all(round_)
+    plan = bench.plan({str(count): float(count) for count in counts}, share=BACKWARD_SHARE)
+    in_turn = [each for each in variants(_device_type(bench)) if each.in_turn]
+    for count in counts:
+        run_round(round_.first(count), in_turn, plan)
+
+
+def _run_alone(rounds: list[Round], deadline_s: float) -> None:
+    """What may be slow. What one variant leaves of its seconds the next ones have."""
+    bench = rounds[0].bench
+    alone = [each for each in variants(_device_type(bench)) if not each.in_turn]
+    cases = [(v, r) for v in alone for r in rounds if is_able(r, v)]
+    for index, (variant, round_) in enumerate(cases):
+        left_s = deadline_s - bench.sampler.clock.now_s()
+        if variant.start_s and left_s < variant.start_s:
+            reason = _too_late(f"{variant.name} takes about {variant.start_s:g} s to start", left_s)
+            round_.add_row(variant.name, variant.what, empty_row("skipped", reason))
+            continue
+        counts = _few_and_all(round_)
+        share = max(left_s, 0.0) / bench.budget_s / (len(cases) - index)
+        plan = bench.plan({str(count): float(count) for count in counts}, share=share)
+        for count in counts:
+            run_round(round_.first(count), [variant], plan)
+
+
+def _few_and_all(round_: Round) -> list[int]:
+    """Two patch counts: what the first takes tells what the second would."""
+    return sorted({min(SMALLEST_COUNT, round_.count), round_.count})
+
+
+def _too_late(what: str, left_s: float) -> str:
+    left = f"{max(left_s, 0.0):.3g} s of this stage's budget are left"
+    return f"{what} and {left}: raise --budget"
+
+
+def _run_fused(tower: Tower, rounds: list[Round], left_s: float) -> None:
+    """transformers' own fusion, in a process of its own; a row for each direction either way."""
+    from qwenprof.stages._fused_worker import ask
+
+    rounds[0].bench.say(f"{FUSED} of transformers, in a process of its own")
     try:
-        pair = prepare()
-        timings = _timed(bench, pair, f"{dtype}/{count}", allowance)
-        plan.learn(str(count), sum(timing.one_call_s for timing in timings.values()))
-        return _measured(bench, pair, dtype, timings, allowance)
-    except (RuntimeError, MemoryError) as error:
-        status = "out_of_memory" if is_out_of_memory(error) else "failed"
-        reason = reason_of(error)
-    free_cached_memory(bench.device)
-    return _unmeasured(dtype, count, status, reason)
+        if left_s < FUSED_START_S:
+            what = f"a process of its own takes about {FUSED_START_S:g} s to start"
+            raise NotApplicable(_too_late(what, left_s))
+        answer = ask(_order(tower, rounds[0]), limit_s=left_s + 4 * FUSED_START_S)
+    except QwenprofError as error:
+        status = "skipped" if isinstance(error, NotApplicable) else "failed"
+        for round_ in rounds:
+            round_.add_row(FUSED, FUSED_WHAT, empty_row(status, reason_of(error)))
+        return
+    for round_ in rounds:
+        timed = answer.directions[round_.direction]
+        key = round_.key(FUSED)
+        round_.bench.add_series({key + name: each for name, each in timed.series.items()})
+        speedup = round_.speedup(FUSED, timed.series[""].values)
+        round_.add_row(FUSED, FUSED_WHAT, timed.row | speedup | {"backend": "GEMM", "status": "ok"})
 
 
-def _timed(bench: Bench, pair: _Pair, key: str, allowance: Allowance) -> dict[str, Timing]:
-    timings = bench.sampler.compare(pair.calls(), allowance)
-    for variant, timing in timings.items():
-        bench.add_series(timing.series(f"{variant}/{key}"))
-    return timings
+def _order(tower: Tower, round_: Round) -> Order:
+    """The patch embedding to fuse: the module that holds the tower's projection."""
+    from qwenprof.stages._fused_worker import Order, shallow
 
-
-def _measured(
-    bench: Bench, pair: _Pair, dtype: str, timings: dict[str, Timing], allowance: Allowance
-) -> list[Row]:
-    from qwenprof.harness import statistics
-
-    speedup = statistics.ratio_of_medians(
-        timings[CONV].device.values, timings[LINEAR].device.values
+    model: Any = tower.module
+    return Order(
+        home=type(model).__module__,
+        model=type(model).__name__,
+        config=shallow(model.config.to_dict()),
+        holder=tower.projection.rpartition(".")[0],
+        dtype=round_.dtype,
+        device=round_.bench.device,
+        patches=round_.count,
+        features_in=round_.projection.patches[0].numel(),
+        case_s=FUSED_CASE_S,
+        directions=(FORWARD, BACKWARD),
     )
-    low, high = speedup.ci or (None, None)
-    gains: dict[str, Row] = {
-        CONV: {"speedup": 1.0, "speedup_low": None, "speedup_high": None},
-        LINEAR: {"speedup": speedup.value, "speedup_low": low, "speedup_high": high},
-    }
-    errors, calls = _errors(pair), pair.calls()
-    return [
-        _columns(pair, dtype, name)
-        | timing_columns(timing)
-        | gains[name]
-        | errors[name]
-        | {"peak_bytes": _peak_bytes(bench, pair, calls[name], timing, allowance)}
-        | {"status": "ok", "reason": None}
-        for name, timing in timings.items()
-    ]
 
 
-def _peak_bytes(
-    bench: Bench, pair: _Pair, call: Callable[[], None], timing: Timing, allowance: Allowance
-) -> int | None:
-    """The peak of one variant; the outputs of the other are not held meanwhile."""
-    from qwenprof.harness.memory import affordable_peak_bytes
-
-    pair.outputs.clear()
-    return affordable_peak_bytes(call, bench.device, timing, allowance)
-
-
-def _unmeasured(dtype: str, count: int, status: str, reason: str) -> list[Row]:
-    return [
-        {**COLUMNS, "variant": variant, "dtype": dtype, "patches": count}
-        | empty_row(status, reason)
-        for variant in (CONV, LINEAR)
-    ]
-
-
-def _columns(pair: _Pair, dtype: str, variant: str) -> Row:
-    from qwenprof.harness.dispatch import convolution_backend
-
-    return {
-        **COLUMNS,
-        "variant": variant,
-        "dtype": dtype,
-        "patches": len(pair.patches),
-        "module": pair.path,
-        "backend": convolution_backend(pair.conv, pair.patches) if variant == CONV else "GEMM",
-        "bias": pair.conv.bias is not None,
-    }
-
-
-def _errors(pair: _Pair) -> dict[str, Row]:
-    """Each variant's error against fp64, and the two variants' difference from each other."""
-    reference = _reference(pair)
-    outputs = {
-        name: output.flatten(1).to(reference.device).double()
-        for name, output in pair.outputs.items()
-    }
-    difference = float((outputs[CONV] - outputs[LINEAR]).abs().max())
-    return {
-        name: {
-            "max_abs_error": float((output - reference).abs().max()),
-            "cosine": _cosine(output, reference),
-            "max_abs_difference": difference,
-        }
-        for name, output in outputs.items()
-    }
-
-
-def _reference(pair: _Pair) -> torch.Tensor:
-    """The same map in fp64: (N, D), on the device if it knows fp64, else on the host."""
-    import torch
-
-    device = torch.device("cpu") if pair.patches.device.type == "mps" else pair.patches.device
-    exact = copy.deepcopy(pair.linear).to(device).double()
-    with torch.inference_mode():
-        return exact(pair.flat.to(device).double())  # type: ignore[no-any-return]
-
-
-def _cosine(left: torch.Tensor, right: torch.Tensor) -> float:
-    import torch
-
-    return float(torch.nn.functional.cosine_similarity(left.flatten(), right.flatten(), dim=0))
+def _device_type(bench: Bench) -> str:
+    return bench.device.partition(":")[0]
 
 
 STAGE = Stage(
@@ -258,6 +177,7 @@ STAGE = Stage(
     question="Is it the patch embedding's convolution?",
     suspect="Conv3d where a linear layer would do",
     measure=measure,
-    budget_s=22.0,
+    budget_s=32.0,
+    alone_budget_s=100.0,
     example="qwenprof compare-patch-embed --dtype bf16 --frames 8",
 )

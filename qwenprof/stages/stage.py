@@ -61,6 +61,8 @@ class Stage:
     suspect: what it excludes or convicts.
     measure: does it; puts rows and series on the bench as it goes.
     budget_s: seconds that it may take on a CPU; an accelerator gets twice that.
+    alone_budget_s: the same where nothing else was asked for, if a run of all stages is too
+        short for everything that it could measure.
     requires: stages whose results it uses, which are run first.
     """
 
@@ -70,6 +72,7 @@ class Stage:
     suspect: str
     measure: Callable[[Bench], None]
     budget_s: float
+    alone_budget_s: float | None = None
     requires: tuple[str, ...] = ()
     example: str = ""
 

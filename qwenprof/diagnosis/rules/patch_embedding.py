@@ -114,9 +114,9 @@ def _problem(found: Comparison, record: Record, evidence: tuple[str, ...]) -> Fi
         f"{times(found.speedup)} as fast",
         culprit=str(found.conv.get("module") or "patch_embed.proj"),
         evidence=evidence,
-        advice="Run the projection as a linear layer over the same weights: "
-        "qwenprof.linearize(conv) gives the equal nn.Linear; transformers 5.6 and later do it "
-        'with from_pretrained(..., fusion_config={"patch_embeddings": True}).',
+        advice="Run the projection as a matrix product over the same weights: start the program "
+        "with qwenprof run SCRIPT, or call qwenprof.apply_fix() in it; transformers 5.6 and later "
+        'can do it with from_pretrained(..., fusion_config={"patch_embeddings": True}).',
         links=LINKS if found.slow_backend else LINKS[-1:],
     )
 

@@ -48,6 +48,7 @@ from qwenprof.report.section import (
     published,
     strong,
 )
+from qwenprof.report.sections._every_variant import every_variant
 
 STAGE = "compare-patch-embed"
 CONV, LINEAR = "Conv3d", "Linear"
@@ -85,14 +86,22 @@ def compose(record: Record, findings: Sequence[Finding]) -> list[Block]:
     blocks, rows = outcome(record, STAGE), record.rows(STAGE, "variants")
     if not rows:
         return blocks
-    pairs = _pairs(rows)
+    plain = [row for row in rows if _is_plain(row)]
+    pairs = _pairs(plain)
     blocks += [paragraph(*_conclusion(record, pairs)), _table(record, pairs)]
-    why = reasons(rows, "{variant} {dtype}, {patches} patches")
-    blocks += [Bullets(items=tuple(why))] if why else []
-    if measured(rows):
-        blocks += [_figure(record, rows, _decisive(record, pairs)), _slopes(rows)]
+    if measured(plain):
+        blocks += [_figure(record, plain, _decisive(record, pairs)), _slopes(plain)]
     blocks.append(_errors(pairs))
+    most = max((number(row.get("patches")) or 0.0 for row in rows), default=0.0)
+    blocks += every_variant(record, text(record.workload.get("dtype")), most)
+    why = reasons(rows, "{variant}, {direction}, {dtype}, {patches} patches")
+    blocks += [paragraph(strong("Not measured:")), Bullets(items=tuple(why))] if why else []
     return blocks + ([_published()] if is_qwen(record) else [])
+
+
+def _is_plain(row: Row) -> bool:
+    """Whether the row is one of the plain comparison: Conv3d or Linear, forward."""
+    return row.get("variant") in (CONV, LINEAR) and row.get("direction") in (None, "forward")
 
 
 def _pairs(rows: Sequence[Row]) -> list[Pair]:

@@ -1,0 +1,227 @@
+"""Every way to run the projection that was tried, forward and backward, and the launches."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from qwenprof.diagnosis.bounds import number
+from qwenprof.formatting import (
+    NOT_MEASURED,
+    count,
+    seconds,
+    seconds_with_interval,
+    significant,
+    size,
+    times,
+    times_with_interval,
+)
+from qwenprof.record.record import Record, Row
+from qwenprof.report.charts import Bar, BarChart, drawing
+from qwenprof.report.reading import (
+    INTERVALS,
+    footer,
+    interval,
+    is_measured,
+    median_s,
+    n_cell,
+    text,
+    time_cell,
+    unmeasured,
+)
+from qwenprof.report.section import Block, Bullets, Figure, Inline, Table, code, paragraph, strong
+
+STAGE = "compare-patch-embed"
+FORWARD, BACKWARD = "forward", "backward"
+CONV = "Conv3d"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tried:
+    """One variant in one direction: on all the patches or, where that was too slow, on fewer."""
+
+    row: Row
+    on_all: bool
+
+    @property
+    def is_measured(self) -> bool:
+        return is_measured(self.row)
+
+
+def every_variant(record: Record, dtype: str, most: float) -> list[Block]:
+    """Table, plot and launches; nothing for a record that holds the plain comparison alone."""
+    rows = [
+        row
+        for row in record.rows(STAGE, "variants")
+        if row.get("dtype") == dtype and row.get("what") is not None
+    ]
+    forward, backward = (_tried(rows, direction, most) for direction in (FORWARD, BACKWARD))
+    if not rows or not forward:
+        return []
+    blocks: list[Block] = [
+        paragraph(strong("Every way to run it."), f" {count(most)} patches in {dtype}."),
+        _table(forward, backward),
+        Bullets(items=tuple(_what(tried.row) for tried in forward.values())),
+    ]
+    if any(tried.is_measured for tried in forward.values()):
+        blocks.append(_figure(record, forward, dtype, most))
+    return [*blocks, *_launches(record)]
+
+
+def _tried(rows: Sequence[Row], direction: str, most: float) -> dict[str, Tried]:
+    """By variant, in the order of the record."""
+    found: dict[str, Tried] = {}
+    for row in rows:
+        if row.get("direction") != direction:
+            continue
+        name, on_all = text(row.get("variant")), number(row.get("patches")) == most
+        before = found.get(name)
+        if before is None or is_measured(row) or (on_all and not before.is_measured):
+            found[name] = Tried(row=row, on_all=on_all)
+    return found
+
+
+def _table(forward: dict[str, Tried], backward: dict[str, Tried]) -> Table:
+    names = list(dict.fromkeys([*forward, *backward]))
+    return Table(
+        header=(
+            "Variant",
+            "Backend",
+            "Forward",
+            "n",
+            "Speed-up",
+            "Error, forward",
+            "Backward",
+            "n",
+            "Speed-up",
+            "Error, backward",
+            "Peak memory",
+        ),
+        align="llrrrrrrrrr",
+        rows=tuple(
+            (
+                name,
+                _backend(forward.get(name), backward.get(name)),
+                *_cells(forward.get(name)),
+                *_cells(backward.get(name)),
+                size(_peak(forward.get(name))),
+            )
+            for name in names
+        ),
+        caption=f"{INTERVALS} Speed-up is the convolution as dispatched over the variant. Backward "
+        "is the gradients of weight and bias alone, as in training, where pixels have none. Errors "
+        "are relative, in the 2-norm, against fp64: of the output, and of the weight's gradient. "
+        "Peak memory is that of the forward; on a CPU, of the whole process.",
+    )
+
+
+def _backend(*tried: Tried | None) -> str:
+    names = (each.row.get("backend") for each in tried if each is not None)
+    return next((str(name) for name in names if name is not None), "-")
+
+
+def _cells(tried: Tried | None) -> tuple[str, str, str, str]:
+    if tried is None or not tried.is_measured:
+        return (NOT_MEASURED if tried is None else unmeasured(tried.row)), "-", "-", "-"
+    row = tried.row
+    fewer = "" if tried.on_all else f" ({count(number(row.get('patches')))} patches)"
+    return time_cell(row) + fewer, n_cell(row), _speedup(row), _error(row)
+
+
+def _speedup(row: Row) -> str:
+    value = number(row.get("speedup"))
+    if value is None:
+        return "-"
+    return times_with_interval(value, interval(row, "speedup_low", "speedup_high"))
+
+
+def _error(row: Row) -> str:
+    return significant(number(row.get("relative_error")))
+
+
+def _peak(tried: Tried | None) -> float | None:
+    return None if tried is None else number(tried.row.get("peak_bytes"))
+
+
+def _what(row: Row) -> tuple[Inline, ...]:
+    return strong(text(row.get("variant"))), f": {row.get('what')}."
+
+
+def _figure(record: Record, forward: dict[str, Tried], dtype: str, most: float) -> Figure:
+    chart = BarChart(
+        title=f"Patch projection of {count(most)} patches in {dtype}, every way to run it",
+        axis="time of a forward",
+        bars=tuple(_bar(name, tried) for name, tried in forward.items()),
+        write=seconds,
+        emphasis="the convolution as dispatched",
+        footer=footer(record),
+    )
+    return Figure(
+        stem="patch_embed_variants",
+        alt="Bar chart of the time of the patch projection by the way in which it is run",
+        caption="Forward. Error bars are the 95 % confidence interval of the median; variants that "
+        "did not run on all the patches have no bar.",
+        draw=drawing(chart),
+    )
+
+
+def _bar(name: str, tried: Tried) -> Bar:
+    row = tried.row
+    if not tried.is_measured:
+        return Bar(label=name, value=None, note=unmeasured(row))
+    if not tried.on_all:
+        few = f"{seconds(median_s(row))} for {count(number(row.get('patches')))} patches"
+        return Bar(label=name, value=None, note=f"not on all: {few}")
+    speedup = number(row.get("speedup"))
+    gain = "" if speedup is None or name == CONV else f", {times(speedup)}"
+    return Bar(
+        label=name,
+        value=median_s(row),
+        interval=interval(row),
+        note=f"{seconds_with_interval(median_s(row), None)}, n = {n_cell(row)}{gain}",
+        emphasis=name == CONV,
+    )
+
+
+def _launches(record: Record) -> list[Block]:
+    rows = record.rows(STAGE, "launches")
+    if not rows:
+        return []
+    agree = all(row.get("counted") == row.get("predicted") for row in rows)
+    verdict = (
+        "The count agrees with the formula."
+        if agree
+        else "The count does not agree with the formula: this PyTorch launches otherwise."
+    )
+    return [
+        paragraph(
+            strong("Launches of the slow path."),
+            " For N patches and D features, ",
+            code("slow_conv_dilated3d"),
+            " launches N * (D + 2) kernels with a bias and N * 2 without: one vol2col and one GEMM "
+            "for each patch, and with a bias one fill for each of its features. ",
+            verdict,
+        ),
+        _launch_table(rows),
+    ]
+
+
+def _launch_table(rows: Sequence[Row]) -> Table:
+    return Table(
+        header=("Patches", "Features", "Bias", "Counted event", "Counted", "Expected", "Launches"),
+        align="rrllrrr",
+        rows=tuple(
+            (
+                count(number(row.get("patches"))),
+                count(number(row.get("features"))),
+                "yes" if row.get("bias") else "no",
+                text(row.get("counted_event")),
+                count(number(row.get("counted"))),
+                count(number(row.get("predicted"))),
+                count(number(row.get("launches"))),
+            )
+            for row in rows
+        ),
+        caption="Counted by torch.profiler. On a GPU every launch is counted; elsewhere only the "
+        "fills are operators that can be counted, and Launches is what a GPU would see.",
+    )

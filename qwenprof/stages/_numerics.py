@@ -1,0 +1,175 @@
+"""Output and gradients of a patch projection, however it is run, against fp64."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from qwenprof.errors import MeasurementError
+from qwenprof.record.record import Row
+from qwenprof.stages._checks import RELATIVE_ERROR, at_most, rounding_tolerance
+from qwenprof.stages._variants import SLOW_DIRECT, library_off
+
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
+
+SEED = 20_241
+OUTPUT, INPUT_GRADIENT = "output", "input gradient"
+WEIGHT_GRADIENT, BIAS_GRADIENT = "weight gradient", "bias gradient"
+
+Results = dict[str, "torch.Tensor"]
+Forward = Callable[["nn.Conv3d", "torch.Tensor"], "torch.Tensor"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Problem:
+    """A projection to check: everything in fp64, holding values that the dtype can hold.
+
+    patches: (N, C, *K). weight: (D, C, *K). bias: (D,) or None. direction: (N, D), the gradient
+    that flows back into the output.
+    """
+
+    dtype: str
+    patches: torch.Tensor
+    weight: torch.Tensor
+    bias: torch.Tensor | None
+    direction: torch.Tensor
+
+    def exact(self) -> Results:
+        """Output and gradients in fp64, each as a matrix or vector."""
+        flat, kernels = self.patches.flatten(1), self.weight.flatten(1)
+        output = flat @ kernels.T
+        results = {
+            OUTPUT: output if self.bias is None else output + self.bias,
+            WEIGHT_GRADIENT: self.direction.T @ flat,
+            INPUT_GRADIENT: self.direction @ kernels,
+        }
+        return results if self.bias is None else results | {BIAS_GRADIENT: self.direction.sum(0)}
+
+    def terms(self) -> dict[str, int]:
+        """How many products each element of a result sums."""
+        patches, features = self.direction.shape
+        return {
+            OUTPUT: self.patches[0].numel(),
+            WEIGHT_GRADIENT: patches,
+            BIAS_GRADIENT: patches,
+            INPUT_GRADIENT: features,
+        }
+
+
+def problem(conv: nn.Conv3d, patches: torch.Tensor, dtype: str) -> Problem:
+    """The convolution and patches as this dtype holds them, with a random direction."""
+    import torch
+
+    from qwenprof.workload.loading import TORCH_DTYPES
+
+    def held(tensor: torch.Tensor) -> torch.Tensor:
+        home = tensor.cpu() if tensor.device.type == "mps" else tensor
+        return home.detach().to(TORCH_DTYPES[dtype]).double()
+
+    generator = torch.Generator().manual_seed(SEED)
+    direction = torch.randn(len(patches), conv.out_channels, generator=generator)
+    return Problem(
+        dtype=dtype,
+        patches=held(patches),
+        weight=held(conv.weight),
+        bias=None if conv.bias is None else held(conv.bias),
+        direction=held(direction.to(patches.device)),
+    )
+
+
+def computed(asked: Problem, conv: nn.Conv3d, forward: Forward) -> Results:
+    """Output and gradients as `forward(conv, patches)` gives them, in the dtype, on the device."""
+    import torch
+
+    from qwenprof.workload.loading import TORCH_DTYPES
+
+    dtype, device = TORCH_DTYPES[asked.dtype], conv.weight.device
+    own = copy.deepcopy(conv).to(dtype).requires_grad_()
+    patches = asked.patches.to(device, dtype).requires_grad_()
+    output = forward(own, patches).flatten(1)
+    inputs = {WEIGHT_GRADIENT: own.weight, INPUT_GRADIENT: patches}
+    if own.bias is not None:
+        inputs[BIAS_GRADIENT] = own.bias
+    direction = asked.direction.to(device, dtype)
+    gradients = torch.autograd.grad(output, list(inputs.values()), direction)
+    return {OUTPUT: output.detach()} | {
+        name: each if each.dim() == 1 else each.flatten(1)
+        for name, each in zip(inputs, gradients, strict=True)
+    }
+
+
+def error_rows(asked: Problem, variant: str, results: Results, arithmetic: str) -> Iterator[Row]:
+    """A row for each result. arithmetic: dtype of the products, TF32 where that is allowed."""
+    terms = asked.terms()
+    for name, exact in asked.exact().items():
+        found = results[name].to(exact.device).double()
+        tolerance, source = rounding_tolerance(arithmetic, terms[name])
+        yield {
+            "check": name,
+            "variant": variant,
+            "dtype": asked.dtype,
+            "patches": len(asked.patches),
+            "metric": RELATIVE_ERROR,
+            "tolerance_source": source,
+            "reference": "fp64",
+            **at_most(float((found - exact).norm() / exact.norm()), tolerance),
+        }
+
+
+def as_conv(conv: nn.Conv3d, patches: torch.Tensor) -> torch.Tensor:
+    """The convolution as dispatched."""
+    output: torch.Tensor = conv(patches)
+    return output
+
+
+def as_fixed(conv: nn.Conv3d, patches: torch.Tensor) -> torch.Tensor:
+    """The convolution with the fix."""
+    from qwenprof.fix.patch import fixed
+
+    with fixed():
+        output: torch.Tensor = conv(patches)
+    return output
+
+
+def on_the_slow_path(conv: nn.Conv3d, patches: torch.Tensor) -> torch.Tensor:
+    """The same map through slow_conv_dilated3d, forward and backward.
+
+    On CUDA that is what is left without cuDNN. Elsewhere PyTorch keeps it for dilated kernels:
+    so one axis of the patches is spread out with zeros between, and the kernel dilated by two
+    along it, which computes the same.
+    """
+    import torch
+
+    if patches.device.type == "cuda":
+        return as_conv(conv, patches)
+    axis = next(axis for axis, width in enumerate(conv.kernel_size) if width > 1)
+    dilation = [2 if each == axis else 1 for each in range(len(conv.kernel_size))]
+    spread_sizes = [
+        2 * width - 1 if each == axis else width for each, width in enumerate(conv.kernel_size)
+    ]
+    spread = patches.new_zeros(*patches.shape[:2], *spread_sizes)
+    places = torch.arange(0, spread_sizes[axis], 2, device=patches.device)
+    spread = spread.index_copy(axis + 2, places, patches)
+    return torch.nn.functional.conv3d(spread, conv.weight, conv.bias, dilation=dilation)
+
+
+def slow_path_row(conv: nn.Conv3d, patches: torch.Tensor, dtype: str) -> Row:
+    """The control: a weight gradient that is known to be wrong, and has to be found out.
+
+    slow_conv_dilated3d adds up the gradients of single patches in the dtype itself.
+
+    Raises:
+        MeasurementError: this device has no such operator.
+    """
+    asked = problem(conv, patches, dtype)
+    with library_off(patches.device.type)():
+        results = computed(asked, conv, on_the_slow_path)
+    rows = error_rows(asked, SLOW_DIRECT, results, dtype)
+    found = next((row for row in rows if row["check"] == WEIGHT_GRADIENT), None)
+    if found is None:
+        raise MeasurementError("the slow path gave no weight gradient")
+    return found | {"check": f"control: {WEIGHT_GRADIENT}", "must_fail": True}

@@ -1,0 +1,196 @@
+"""Is the fix exact, and would a wrong convolution be found out?
+
+Output and gradients of the patch projection are compared with fp64, not one path with the
+other, as dispatched and with the fix, in every dtype. Features of whole forwards are compared
+with and without the fix. Checkpoints go to disk and back. And a control that is known to be
+wrong has to fail: the weight gradient of slow_conv_dilated3d.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager, nullcontext
+from typing import TYPE_CHECKING, Any
+
+from qwenprof.errors import NotApplicable, QwenprofError, reason_of
+from qwenprof.record.record import Row
+from qwenprof.stages._checks import (
+    COLUMNS,
+    COSINE,
+    MAX_DIFFERENCE,
+    PUBLISHED,
+    at_least,
+    at_most,
+    not_checked,
+)
+from qwenprof.stages._forwards import forward_rows
+from qwenprof.stages._numerics import (
+    OUTPUT,
+    as_conv,
+    as_fixed,
+    computed,
+    error_rows,
+    problem,
+    slow_path_row,
+)
+from qwenprof.stages._projection import conv_and_patches
+from qwenprof.stages._round_trip import checkpoint_rows, idempotence_rows
+from qwenprof.stages._variants import CONV, FIX
+from qwenprof.stages.matmul import DTYPES
+from qwenprof.stages.stage import Bench, Stage
+
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
+
+FEW_PATCHES = 32
+NUMERICS_SHARE = 0.45
+PUBLISHED_DIFFERENCE, PUBLISHED_COSINE = 1e-5, 0.999
+WAYS = {CONV: as_conv, FIX: as_fixed}
+
+
+def measure(bench: Bench) -> None:
+    subject = bench.subject()
+    path, conv, patches = conv_and_patches(subject)
+    _add(bench, "control: weight gradient", _control(bench, conv, patches))
+    for dtype in DTYPES:
+        for variant in WAYS:
+            rows = _numerics(bench, conv, patches, dtype, variant)
+            _add(bench, f"{variant} in {dtype}", rows, {"module": path})
+    _add(bench, "published tests", _published_tests(bench, conv, patches))
+    run = _projected(conv, patches[:FEW_PATCHES])
+    _add(bench, "idempotence", idempotence_rows(run))
+    bench.say("whole forwards with and without the fix")
+    _add(bench, "whole forwards", forward_rows(bench, subject))
+    bench.say("checkpoints, saved and loaded")
+    tower = subject.require_vision().tower.module
+    _add(bench, "checkpoint round trip", checkpoint_rows(tower))
+
+
+def _add(bench: Bench, check: str, rows: Iterable[Row], common: Row | None = None) -> None:
+    """Keep these rows as they are made; what stops that becomes a row itself."""
+    from qwenprof.harness.memory import free_cached_memory, is_out_of_memory
+
+    try:
+        for row in rows:
+            bench.add_row("checks", COLUMNS | (common or {}) | row)
+        return
+    except (RuntimeError, MemoryError, OSError, QwenprofError) as error:
+        skipped = isinstance(error, NotApplicable)
+        status = "out_of_memory" if is_out_of_memory(error) else "skipped" if skipped else "failed"
+        reason = reason_of(error)
+    free_cached_memory(bench.device)
+    bench.add_row("checks", COLUMNS | {"check": check} | not_checked(status, reason))
+
+
+def _control(bench: Bench, conv: nn.Conv3d, patches: torch.Tensor) -> Iterator[Row]:
+    """What must fail. On few patches: there it takes seconds and is wrong enough."""
+    bench.say("control: the weight gradient of slow_conv_dilated3d, which must fail")
+    yield slow_path_row(conv, patches[:FEW_PATCHES], "bf16")
+
+
+def _numerics(
+    bench: Bench, conv: nn.Conv3d, patches: torch.Tensor, dtype: str, variant: str
+) -> Iterator[Row]:
+    """Output and gradients on few patches, or on all of them if what that took lets hope."""
+    from qwenprof.harness.plan import Refusal
+
+    bench.say(f"{variant} in {dtype} against fp64, output and gradients")
+    counts = sorted({min(FEW_PATCHES, len(patches)), len(patches)})
+    share = NUMERICS_SHARE / (len(DTYPES) * len(WAYS))
+    plan = bench.plan({str(count): float(count) for count in counts}, share=share)
+    clock = bench.sampler.clock
+    rows: Iterator[Row] = iter(())
+    for count in counts:
+        if isinstance(plan.start(str(count)), Refusal):
+            break
+        started_s = clock.now_s()
+        asked = problem(conv, patches[:count], dtype)
+        results = computed(asked, conv, WAYS[variant])
+        rows = error_rows(asked, variant, results, _arithmetic(bench, dtype, variant))
+        plan.learn(str(count), clock.now_s() - started_s)
+    yield from rows
+
+
+def _arithmetic(bench: Bench, dtype: str, variant: str) -> str:
+    """What the products are made in: TF32 in place of fp32 where the library is allowed to."""
+    import torch
+
+    if dtype != "fp32" or not bench.device.startswith("cuda"):
+        return dtype
+    backends: Any = torch.backends
+    library = backends.cudnn if variant == CONV else backends.cuda.matmul
+    return "TF32" if library.allow_tf32 else dtype
+
+
+def _published_tests(bench: Bench, conv: nn.Conv3d, patches: torch.Tensor) -> Iterator[Row]:
+    """The two tests of one layer that were published with the fix, convolution against fix."""
+    bench.say("the published tests of one layer")
+    few = patches[: 8 * FEW_PATCHES]
+
+    def outputs(dtype: str) -> tuple[torch.Tensor, torch.Tensor]:
+        asked = problem(conv, few, dtype)
+        with _exact_fp32(bench.device):
+            plain, linear = (computed(asked, conv, way)[OUTPUT] for way in WAYS.values())
+        return plain.double(), linear.double()
+
+    common: Row = {
+        "variant": FIX,
+        "patches": len(few),
+        "reference": CONV,
+        "tolerance_source": PUBLISHED,
+    }
+    plain, linear = outputs("fp32")
+    difference = float((plain - linear).abs().max())
+    yield common | {
+        "check": "published: output, TF32 off",
+        "dtype": "fp32",
+        "metric": MAX_DIFFERENCE,
+        **at_most(difference, PUBLISHED_DIFFERENCE),
+    }
+    plain, linear = outputs("bf16")
+    yield common | {
+        "check": "published: output",
+        "dtype": "bf16",
+        "metric": COSINE,
+        **at_least(_cosine(plain, linear), PUBLISHED_COSINE),
+    }
+
+
+def _exact_fp32(device: str) -> AbstractContextManager[Any]:
+    """Without TF32 in the convolution; matrix products have none unless somebody asked for it."""
+    import torch
+
+    backends: Any = torch.backends
+    if not device.startswith("cuda"):
+        return nullcontext()
+    exact: AbstractContextManager[Any] = backends.cudnn.flags(allow_tf32=False)
+    return exact
+
+
+def _projected(conv: nn.Conv3d, patches: torch.Tensor) -> Callable[[], torch.Tensor]:
+    import torch
+
+    def run() -> torch.Tensor:
+        with torch.inference_mode():
+            output: torch.Tensor = conv(patches)
+        return output
+
+    return run
+
+
+def _cosine(left: torch.Tensor, right: torch.Tensor) -> float:
+    import torch
+
+    return float(torch.nn.functional.cosine_similarity(left.flatten(), right.flatten(), dim=0))
+
+
+STAGE = Stage(
+    name="verify",
+    order=60,
+    question="Is the fix exact?",
+    suspect="a fix that changes what the model computes",
+    measure=measure,
+    budget_s=30.0,
+    example="qwenprof verify --dtype bf16",
+)

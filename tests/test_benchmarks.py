@@ -12,6 +12,9 @@ from types import ModuleType
 
 import pytest
 import torch
+from safetensors.torch import save_file
+
+from qwenprof.harness.statistics import Ratio
 
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 SCRIPTS = sorted(path for path in BENCHMARKS.glob("*.py") if not path.name.startswith("_"))
@@ -26,6 +29,11 @@ def common(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
 @pytest.fixture
 def suite(common: ModuleType) -> ModuleType:
     return importlib.import_module("gpu_suite")
+
+
+@pytest.fixture
+def end_to_end(common: ModuleType) -> ModuleType:
+    return importlib.import_module("end_to_end")
 
 
 @pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: path.stem)
@@ -140,3 +148,125 @@ class TestGpuSuite:
             "harness",
             "overhead",
         }
+
+
+class TestEndToEnd:
+    def test_each_kind_is_as_often_first_as_second(self, end_to_end: ModuleType) -> None:
+        plain, fixed = end_to_end.PLAIN, end_to_end.FIXED
+        assert list(end_to_end.order(2)) == [plain, fixed, fixed, plain]
+
+    @pytest.mark.parametrize(
+        ("ci", "share", "verdict"),
+        [
+            (None, 0.99, "NOT RUN"),
+            ((0.9, 1.1), 0.02, "UNSETTLED"),
+            ((1.1, 1.2), 0.15, "PASS"),
+            ((0.8, 0.9), 0.15, "FAIL"),
+            ((60.0, 70.0), 0.985, "PASS"),
+            ((60.0, 70.0), 0.02, "UNSETTLED"),  # more than the convolution's share can explain
+        ],
+    )
+    def test_a_speed_up_is_claimed_only_where_its_interval_allows(
+        self,
+        ci: tuple[float, float] | None,
+        share: float,
+        verdict: str,
+        end_to_end: ModuleType,
+    ) -> None:
+        ratio = Ratio(value=sum(ci) / 2 if ci else 1.0, ci=ci)
+        claim = end_to_end.faster_claim(ratio, share, label=" (slow path provoked)")
+        assert claim.verdict == verdict
+        assert "(slow path provoked)" in claim.text
+        assert f"the patch embedding was {share:.1%} of the time" in claim.detail
+
+    @pytest.mark.parametrize(
+        ("told", "verdict"),
+        [
+            ("qwenprof: 1 Conv3d module ran as Linear in 2 calls", "PASS"),
+            ("qwenprof: no Conv3d ran as Linear in this process", "FAIL"),
+            ("", "FAIL"),
+        ],
+    )
+    def test_a_fix_that_did_not_reach_the_job_is_a_failure(
+        self, told: str, verdict: str, end_to_end: ModuleType, tmp_path: Path
+    ) -> None:
+        def job(told: str) -> object:
+            batches = [{"samples": 2, "seconds": 9.0}, {"samples": 4, "seconds": 2.0}]
+            return end_to_end.Job(way="", out=tmp_path, wall_s=20.0, batches=batches, told=told)
+
+        assert end_to_end.reached_claim([job("")], [job(told)]).verdict == verdict
+        assert end_to_end.reached_claim([job(told or "qwenprof")], [job(told)]).verdict == "FAIL"
+        assert job("").steady_s == 0.5  # type: ignore[attr-defined]
+
+    def test_features_are_compared_by_name(self, end_to_end: ModuleType, tmp_path: Path) -> None:
+        # GIVEN two jobs that wrote the same samples in another order, and one that lacks one
+        rows = torch.randn(3, 8, generator=torch.Generator().manual_seed(0))
+        one = feature_folder(tmp_path / "one", {"a": rows[0], "b": rows[1], "c": rows[2]})
+        near = feature_folder(tmp_path / "near", {"a": rows[0], "b": rows[1] + 0.5, "c": rows[2]})
+        less = feature_folder(tmp_path / "less", {"a": rows[0], "b": rows[1]})
+        # THEN the worst sample counts, and a missing one is no agreement
+        assert end_to_end.agreement(one, one) == pytest.approx((1.0, 0.0))
+        expected = torch.nn.functional.cosine_similarity(rows[1], rows[1] + 0.5, dim=0)
+        assert end_to_end.agreement(one, near) == pytest.approx((float(expected), 0.5))
+        assert end_to_end.agreement(one, less) is None
+
+    @pytest.mark.parametrize(
+        ("value_s", "text"),
+        [(16.5 * 29_169, "5.57 days"), (0.27 * 29_169, "2.19 h"), (90.0, "1.5 min")],
+    )
+    def test_long_jobs_are_told_in_hours_and_days(
+        self, value_s: float, text: str, end_to_end: ModuleType
+    ) -> None:
+        assert end_to_end.long_time(value_s) == text
+
+    def test_the_slow_path_is_that_of_the_convolution_alone(self, tmp_path: Path) -> None:
+        # GIVEN a script that has a convolution and a matrix product
+        script, spent = tmp_path / "job.py", tmp_path / "spent.json"
+        script.write_text(
+            "import sys, torch\n"
+            "conv = torch.nn.Conv3d(3, 8, (2, 4, 4), stride=(2, 4, 4))\n"
+            "with torch.profiler.profile() as profile:\n"
+            "    conv(torch.randn(5, 3, 2, 4, 4))\n"
+            "print(sys.argv[1:])\n"
+            "print(any('slow_conv3d' in event.key for event in profile.key_averages()))\n"
+            "print(torch._C._get_mkldnn_enabled())\n"
+        )
+        # WHEN it runs with the slow path provoked, and without
+        for flags, is_slow in ((["--slow", "--seconds", str(spent)], True), ([], False)):
+            launcher = [str(BENCHMARKS / "_convolution.py"), *flags, str(script), "--slow", "x"]
+            done = subprocess.run(
+                [sys.executable, *launcher], capture_output=True, text=True, check=True
+            )
+            # THEN its convolution runs in PyTorch's own loop, and all else as before
+            arguments, slow, library = done.stdout.splitlines()
+            assert arguments == "['--slow', 'x']"
+            assert slow == str(is_slow)
+            assert library == "True"
+        (seconds,) = json.loads(spent.read_text())
+        assert seconds > 0
+
+    @pytest.mark.slow
+    @pytest.mark.parametrize("more", [[], ["--slow-path", "--dtype", "bf16"]], ids=str)
+    def test_it_runs_in_short(self, more: list[str], tmp_path: Path) -> None:
+        # GIVEN a tiny tower WHEN the job runs plain and under `qwenprof run`
+        script = str(BENCHMARKS / "end_to_end.py")
+        asked = ["--quick", "--device", "cpu", "--out", str(tmp_path), *more]
+        done = subprocess.run(
+            [sys.executable, script, *asked], capture_output=True, text=True, check=False
+        )
+        # THEN the fix reaches it, the features agree, and no speed-up is claimed
+        assert done.returncode == 0, done.stdout + done.stderr
+        (path,) = tmp_path.glob("end_to_end*.json")
+        verdicts = [claim["verdict"] for claim in json.loads(path.read_text())["claims"]]
+        assert verdicts == ["PASS", "PASS", "NOT RUN"]
+
+
+def feature_folder(folder: Path, features: dict[str, torch.Tensor]) -> Path:
+    """What extract_features.py leaves, its rows from the last sample to the first."""
+    folder.mkdir()
+    names = sorted(features)
+    rows = {name: row for row, name in enumerate(reversed(names))}
+    save_file({"features": torch.stack([features[name] for name in rows])}, folder / "rows")
+    places = {name: {"file": "rows", "key": "features", "row": rows[name]} for name in names}
+    (folder / "index.json").write_text(json.dumps({"samples": places}))
+    return folder

@@ -278,14 +278,29 @@ def _outcome(stage: Stage, laboratory: Laboratory) -> tuple[Status, str | None]:
         finally:
             laboratory.add_row("conditions", conditions.row())
     except KeyboardInterrupt:
-        return "interrupted", "interrupted by the user"
+        return "interrupted", "stopped by the user"
     except NotApplicable as error:
         return "skipped", str(error)
     except Exception as error:  # noqa: BLE001 - the one place where a failure becomes a result
         if is_out_of_memory(error):
             return "out_of_memory", _speakable(reason_of(error))
         return "failed", _speakable(str(error) if isinstance(error, QwenprofError) else repr(error))
-    return "ok", None
+    return _status_of_cases(laboratory.tables)
+
+
+def _status_of_cases(tables: Mapping[str, Sequence[Row]]) -> tuple[Status, str | None]:
+    """A stage of which not one case was measured did not go well."""
+    cases = [row for rows in tables.values() for row in rows if row.get("status") is not None]
+    statuses = {row["status"] for row in cases}
+    if not cases or "ok" in statuses:
+        return "ok", None
+    status: Status = "failed"
+    if statuses == {"out_of_memory"}:
+        status = "out_of_memory"
+    elif statuses == {"skipped"}:
+        status = "skipped"
+    first = next((row["reason"] for row in cases if row.get("reason")), None)
+    return status, f"none of {len(cases)} cases was measured" + (f": {first}" if first else "")
 
 
 def _speakable(text: str) -> str:

@@ -50,7 +50,7 @@ def run(wanted: list[Stage], **options: Any) -> Any:
         (MeasurementError("its sums are off"), "failed", "its sums are off"),
         (NotApplicable("no tower here"), "skipped", "no tower here"),
         (MemoryError("no room"), "out_of_memory", "no room"),
-        (KeyboardInterrupt(), "interrupted", "interrupted by the user"),
+        (KeyboardInterrupt(), "interrupted", "stopped by the user"),
     ],
 )
 def test_what_happens_to_a_stage_becomes_its_status(
@@ -61,6 +61,31 @@ def test_what_happens_to_a_stage_becomes_its_status(
     result: StageResult = record.stages["bad"]
     assert (result.status, result.reason) == (status, reason)
     assert result.tables["table"] == [{"value": 1}], "what was measured before is kept"
+
+
+@pytest.mark.parametrize(
+    ("cases", "status"),
+    [
+        (["ok", "failed"], "ok"),
+        (["failed", "skipped"], "failed"),
+        (["skipped", "skipped"], "skipped"),
+        (["out_of_memory"], "out_of_memory"),
+        (["out_of_memory", "skipped"], "failed"),
+        ([], "ok"),
+    ],
+)
+def test_a_stage_of_which_no_case_was_measured_did_not_go_well(
+    cases: list[str], status: str
+) -> None:
+    def measure(bench: Bench) -> None:
+        for case in cases:
+            bench.add_row("table", {"status": case, "reason": f"it is {case}"})
+
+    result = run([stage("sweep", measure)]).stages["sweep"]
+
+    assert result.status == status
+    if status != "ok":
+        assert result.reason == f"none of {len(cases)} cases was measured: it is {cases[0]}"
 
 
 def test_a_failure_does_not_stop_the_next_stage_but_an_interrupt_does() -> None:

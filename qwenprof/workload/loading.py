@@ -89,12 +89,16 @@ class Subject:
         parameters = sum(parameter.numel() for parameter in self.model.parameters())
         if inputs.pixels is None:
             return {"parameters": parameters}
+        grid = inputs.pixels.grid[0].tolist()
+        patch_size = int(self.require_vision().family.processor().patch_size)
         return {
             "parameters": parameters,
             "patches": inputs.pixels.patches,
             "sequence_length": inputs.sequence_length,
             "images": inputs.pixels.grid.shape[0],
-            "grid_thw": str(inputs.pixels.grid[0].tolist()),
+            "grid_thw": str(grid),
+            "processed_height": grid[1] * patch_size,
+            "processed_width": grid[2] * patch_size,
         }
 
 

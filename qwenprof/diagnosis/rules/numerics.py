@@ -101,9 +101,7 @@ def _passed(checks: Sequence[Row]) -> str:
 def _controlled(controls: Sequence[Row]) -> tuple[str, ...]:
     failed = [row for row in controls if row.get("passed") is False]
     if not failed:
-        return (
-            "Whether a wrong gradient would be found out was not tested: the control is missing.",
-        )
+        return ("No control was run: whether a wrong gradient would be found out is not known.",)
     return (f"The control fails, as it must: {listed([_said(row) for row in failed])}.",)
 
 

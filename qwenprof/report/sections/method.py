@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 from qwenprof.diagnosis.finding import Finding
 from qwenprof.formatting import count, plural, seconds
+from qwenprof.harness import statistics
 from qwenprof.record.record import Record, StageResult
 from qwenprof.report.reading import footer, is_measured, on_gpu
 from qwenprof.report.section import Block, Bullets, Inline, Section, Table, code, paragraph, strong
@@ -35,7 +36,7 @@ UNCOUNTED = (
 
 def compose(record: Record, findings: Sequence[Finding]) -> list[Block]:
     blocks: list[Block] = [Bullets(items=tuple((sentence,) for sentence in PROTOCOL))]
-    blocks += _sampling(record)
+    blocks += [*_sampling(record), *_host_times(record)]
     cost = overhead(record)
     blocks.append(
         paragraph(
@@ -93,6 +94,42 @@ def _sampled(name: str, result: StageResult) -> tuple[Inline, ...]:
         _tally(stops),
         _tally(flags),
     )
+
+
+def _host_times(record: Record) -> list[Block]:
+    """Device, host and wall time apart, for every case that was timed on an accelerator."""
+    rows = [
+        _host_row(f"{name}: {key}", each.values, host.values, wall.values)
+        for name, result in record.stages.items()
+        for key, each in result.series.items()
+        if (host := result.series.get(f"{key}/host_enqueue"))
+        and (wall := result.series.get(f"{key}/wall"))
+        and each.values
+        and host.values
+        and wall.values
+    ]
+    if not rows:
+        return []
+    return [
+        Table(
+            header=("Case", "Device", "Host, to enqueue", "Wall, from idle", "Host over device"),
+            align="lrrrr",
+            rows=tuple(rows),
+            folded="Device, host and wall time apart",
+            caption="Medians. Device is the time on the device's own timeline, which all other "
+            "tables show. Host is the time until the call returned. Wall is from an idle device "
+            "until it was done. Where the host takes 0.9 of the device's time or more, launches "
+            "bound the case, not its work.",
+        )
+    ]
+
+
+def _host_row(
+    case: str, device: Sequence[float], host: Sequence[float], wall: Sequence[float]
+) -> tuple[Inline, ...]:
+    device_s, host_s, wall_s = (statistics.median(each) for each in (device, host, wall))
+    share = f"{host_s / device_s:.2f}" if device_s > 0 else "-"
+    return case, seconds(device_s), seconds(host_s), seconds(wall_s), share
 
 
 def _tally(counter: Counter[str]) -> str:

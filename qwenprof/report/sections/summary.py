@@ -25,12 +25,25 @@ READS = {"problem": "PROBLEM", "clear": "clear", "not assessed": "not assessed"}
 
 def compose(record: Record, findings: Sequence[Finding]) -> list[Block]:
     problems = [finding for finding in findings if finding.verdict == "problem"]
-    blocks: list[Block] = [_verdict(problems, findings)]
+    blocks: list[Block] = [*_interrupted(record), _verdict(problems, findings)]
     if findings:
         blocks.append(_answers(findings))
     blocks += [*_disturbances(record), *_unfinished(record)]
     blocks += [block for finding in problems for block in _problem(finding)]
     return blocks + _evidence(findings)
+
+
+def _interrupted(record: Record) -> list[Block]:
+    """Said first: whatever else the summary says rests on a part of a run."""
+    names = [name for name, each in record.stages.items() if each.status == "interrupted"]
+    if not names:
+        return []
+    return [
+        paragraph(
+            strong("The run was interrupted"),
+            f" during {listed(names)}: what follows rests on what was measured until then.",
+        )
+    ]
 
 
 def _verdict(problems: Sequence[Finding], findings: Sequence[Finding]) -> Paragraph:

@@ -25,6 +25,7 @@ NAMES = {
     "sequence_length": "Sequence length (tokens)",
 }
 RANDOM = "random"
+CLOSE_SIZE = 0.10  # sizes are rounded to whole patches anyway
 
 
 def compose(record: Record, findings: Sequence[Finding]) -> list[Block]:
@@ -49,7 +50,21 @@ def _in_words(record: Record) -> str:
         of = f" of {plural(images, 'image')}" if images is not None else ""
         grid = f", the first of grid (t, h, w) {facts['grid_thw']}" if facts.get("grid_thw") else ""
         sentences.append(f"One forward takes {count(patches)} visual patches{of}{grid}.")
-    return " ".join(sentences)
+    return " ".join([*sentences, *_processed(record)])
+
+
+def _processed(record: Record) -> list[str]:
+    """What the processor made of an image, where that is not the size that was asked for."""
+    keys = ("processed_height", "processed_width", "short_edge")
+    height, width, asked = (number(record.workload.get(key)) for key in keys)
+    if height is None or width is None or asked is None:
+        return []
+    if abs(min(height, width) - asked) <= CLOSE_SIZE * asked:
+        return []
+    return [
+        f"The processor, which has limits of its own, made each image {count(height)} x "
+        f"{count(width)} pixels: its short edge is not the {count(asked)} that were asked for."
+    ]
 
 
 def weights(record: Record) -> str:

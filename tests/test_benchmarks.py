@@ -88,6 +88,7 @@ class TestGpuSuite:
             "tests",
             "diagnose",
             "slow_path",
+            "patch_embed",
             "harness",
             "overhead",
         ]
@@ -145,6 +146,7 @@ class TestGpuSuite:
             "tests",
             "diagnose",
             "slow_path",
+            "patch_embed",
             "harness",
             "overhead",
         }
@@ -270,3 +272,38 @@ def feature_folder(folder: Path, features: dict[str, torch.Tensor]) -> Path:
     places = {name: {"file": "rows", "key": "features", "row": rows[name]} for name in names}
     (folder / "index.json").write_text(json.dumps({"samples": places}))
     return folder
+
+
+class TestPatchEmbed:
+    @pytest.mark.parametrize(
+        ("interval", "verdict"),
+        [
+            ((0.98, 1.10), "PASS"),
+            ((0.90, 0.95), "FAIL"),
+            ((0.90, 1.10), "UNSETTLED"),
+            (None, "NOT RUN"),
+        ],
+    )
+    def test_a_rival_is_judged_by_the_interval(
+        self,
+        interval: tuple[float, float] | None,
+        verdict: str,
+        common: ModuleType,
+    ) -> None:
+        # GIVEN the time of a rival over that of the fix WHEN it may be at most 3 % faster
+        script = importlib.import_module("patch_embed")
+        claim = script._no_slower("close", Ratio(value=1.0, ci=interval), "rival over fix")
+        # THEN only an interval on one side of the limit decides
+        assert claim.verdict == verdict
+
+    def test_it_runs_in_short(self, tmp_path: Path) -> None:
+        script = str(BENCHMARKS / "patch_embed.py")
+        options = ["--quick", "--device", "cpu", "--out", str(tmp_path)]
+        done = subprocess.run(
+            [sys.executable, script, *options], capture_output=True, text=True, check=False
+        )
+        assert done.returncode in (0, 1), done.stderr
+        written = json.loads((tmp_path / "patch_embed.json").read_text(encoding="utf-8"))
+        names = {row["variant"] for row in written["rows"]}
+        assert {"bare F.linear", "fix (view)", "Conv3d", "oneDNN off"} <= names
+        assert len(written["claims"]) >= 4

@@ -89,3 +89,28 @@ def test_the_slow_path_is_named_with_its_factor(tmp_path: Path) -> None:
     linear = [row for row in rows if row["variant"] == "Linear" and row["dtype"] == "bf16"]
     assert conv[-1]["backend"] == "SlowDilated3d"
     assert (number(linear[-1]["speedup"]) or 0) > 100
+
+
+def test_every_variant_that_cuda_has_is_timed_or_says_why_not(record: Record) -> None:
+    rows = record.rows("compare-patch-embed", "variants")
+
+    names = {row["variant"] for row in rows if row["direction"] == "forward"}
+    assert {"cuDNN off", "cudnn.benchmark", "cudnn_convolution", "slow_conv_dilated3d"} <= names
+    assert all(row["reason"] for row in rows if row["status"] != "ok")
+
+
+def test_launches_of_the_slow_path_follow_the_formula(record: Record) -> None:
+    rows = record.rows("compare-patch-embed", "launches")
+
+    assert rows
+    assert {row["counted_event"] for row in rows} == {"kernel launch"}
+    for row in rows:
+        assert row["counted"] == row["predicted"], f"{row}"
+
+
+def test_the_fix_is_exact_and_the_control_fails(record: Record) -> None:
+    checks = record.rows("verify", "checks")
+    by_fix = [row for row in checks if row["variant"] in ("fix (view)", "apply_fix()")]
+
+    assert all(row["passed"] for row in by_fix if row["status"] == "ok")
+    assert [row["passed"] for row in checks if row["must_fail"]] == [False]

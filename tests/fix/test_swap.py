@@ -141,3 +141,21 @@ def test_any_memory_format(layout: torch.memory_format) -> None:
     plain = conv(x)
 
     torch.testing.assert_close(linearize_model(conv)(x), plain)
+
+
+def test_a_transformers_model_saves_a_checkpoint_that_everybody_loads(tmp_path: Path) -> None:
+    from transformers.models.qwen3_vl import modeling_qwen3_vl as modeling
+
+    from tests.conftest import TINY_VISION
+
+    model = modeling.Qwen3VLVisionModel(modeling.Qwen3VLVisionConfig(**TINY_VISION))
+    expected = {name: each.clone() for name, each in model.state_dict().items()}
+
+    linearize_model(model).save_pretrained(tmp_path)  # type: ignore[operator]
+    plain = modeling.Qwen3VLVisionModel.from_pretrained(tmp_path)
+
+    assert isinstance(model.patch_embed.proj, nn.Linear)
+    assert isinstance(plain.patch_embed.proj, nn.Conv3d)
+    found = plain.state_dict()
+    assert found.keys() == expected.keys()
+    assert all(torch.equal(found[name], expected[name]) for name in expected)

@@ -10,6 +10,7 @@ against an fp64 reference, so that a convolution which computes something wrong 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -30,7 +31,9 @@ if TYPE_CHECKING:
 
 SMALLEST_COUNT, STEP = 64, 4
 ALWAYS = (CONV, FIX, LINEAR)
-OWN_SHARE, OTHER_SHARE, BACKWARD_SHARE = 0.3, 0.15, 0.1
+# of the stage's seconds; what is left is for what runs alone. A convolution of 16 s on a GPU has
+# to fit twice into the share of the two patch counts that matter most
+MAIN_SHARE, OTHER_COUNTS_SHARE, OTHER_DTYPES_SHARE, BACKWARD_SHARE = 0.55, 0.1, 0.1, 0.08
 FUSED_WHAT = 'from_pretrained(..., fusion_config={"patch_embeddings": True}) of transformers'
 FUSED_CASE_S, FUSED_START_S = 0.5, 8.0  # torch and transformers are imported anew
 
@@ -48,12 +51,14 @@ def measure(bench: Bench) -> None:
         baselines={},
     )
     backward = replace(forward, direction=BACKWARD)
-    _compare_at_every_count(forward, OWN_SHARE, every_variant_at_last=True)
+    ends, between = _ends(forward), _between(forward)
+    _compare(forward, ends, MAIN_SHARE, every_variant=True)
+    _compare(backward, ends, BACKWARD_SHARE, every_variant=True)
+    _compare(forward, between, OTHER_COUNTS_SHARE)
     for dtype in (each for each in DTYPES if each != bench.dtype):
         projection = Projection.of(conv, patches, _torch_dtype(dtype))
         other = replace(forward, dtype=dtype, projection=projection)
-        _compare_at_every_count(other, OTHER_SHARE / (len(DTYPES) - 1))
-    _compare_backward(backward)
+        _compare(other, [*ends, *between], OTHER_DTYPES_SHARE / (len(DTYPES) - 1))
     for row in launch_rows(forward.projection):
         bench.add_row("launches", row)
     _run_fused(subject.require_vision().tower, [forward, backward], deadline_s - clock.now_s())
@@ -76,25 +81,25 @@ def _torch_dtype(name: str) -> torch.dtype:
     return TORCH_DTYPES[name]
 
 
-def _compare_at_every_count(
-    round_: Round, share: float, *, every_variant_at_last: bool = False
+def _compare(
+    round_: Round, counts: Sequence[int], share: float, *, every_variant: bool = False
 ) -> None:
-    counts, bench = patch_counts(round_.count), round_.bench
+    """What is fast, in turn: the convolution, the fix and Linear, or every variant of that kind."""
+    bench = round_.bench
     plan = bench.plan({str(count): float(count) for count in counts}, share=share)
     in_turn = [each for each in variants(_device_type(bench)) if each.in_turn]
+    chosen = [each for each in in_turn if every_variant or each.name in ALWAYS]
     for count in counts:
-        every = every_variant_at_last and count == counts[-1]
-        chosen = [each for each in in_turn if every or each.name in ALWAYS]
         run_round(round_.first(count), chosen, plan)
 
 
-def _compare_backward(round_: Round) -> None:
-    """The gradients, with every variant that is timed in turn."""
-    bench, counts = round_.bench, _few_and_all(round_)
-    plan = bench.plan({str(count): float(count) for count in counts}, share=BACKWARD_SHARE)
-    in_turn = [each for each in variants(_device_type(bench)) if each.in_turn]
-    for count in counts:
-        run_round(round_.first(count), in_turn, plan)
+def _ends(round_: Round) -> list[int]:
+    """The smallest patch count and the workload's: what the one takes tells of the other."""
+    return sorted({min(SMALLEST_COUNT, round_.count), round_.count})
+
+
+def _between(round_: Round) -> list[int]:
+    return [count for count in patch_counts(round_.count) if count not in _ends(round_)]
 
 
 def _run_alone(rounds: list[Round], deadline_s: float) -> None:
@@ -108,16 +113,11 @@ def _run_alone(rounds: list[Round], deadline_s: float) -> None:
             reason = _too_late(f"{variant.name} takes about {variant.start_s:g} s to start", left_s)
             round_.add_row(variant.name, variant.what, empty_row("skipped", reason))
             continue
-        counts = _few_and_all(round_)
+        counts = _ends(round_)
         share = max(left_s, 0.0) / bench.budget_s / (len(cases) - index)
         plan = bench.plan({str(count): float(count) for count in counts}, share=share)
         for count in counts:
             run_round(round_.first(count), [variant], plan)
-
-
-def _few_and_all(round_: Round) -> list[int]:
-    """Two patch counts: what the first takes tells what the second would."""
-    return sorted({min(SMALLEST_COUNT, round_.count), round_.count})
 
 
 def _too_late(what: str, left_s: float) -> str:

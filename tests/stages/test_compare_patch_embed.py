@@ -14,6 +14,8 @@ from qwenprof import runner
 from qwenprof.diagnosis.bounds import number
 from qwenprof.errors import MeasurementError, NotApplicable
 from qwenprof.fix.patch import fixed
+from qwenprof.harness.plan import Allowance, TimePlan
+from qwenprof.harness.simulated import SimulatedDevice
 from qwenprof.record.record import Record, Row
 from qwenprof.stages import _fused_worker, _launches, _variants, compare_patch_embed
 from qwenprof.stages._projection import BACKWARD, FORWARD, Projection
@@ -184,6 +186,22 @@ def test_a_variant_that_fails_does_not_stop_the_others(
         ("failed", "no kernel for this device")
     }
     assert rows_of(record, variant=CONV, direction=FORWARD, dtype="fp32", status="ok")
+
+
+def test_a_convolution_of_sixteen_seconds_is_called_twice_at_the_count_that_matters() -> None:
+    """The published case: 2.65 ms a patch, in the seconds that a GPU gets by default."""
+    clock = SimulatedDevice()
+    budget_s = runner.ACCELERATOR_BUDGET * compare_patch_embed.STAGE.budget_s
+    share_s = budget_s * compare_patch_embed.MAIN_SHARE
+    plan = TimePlan(clock, share_s, {"64": 64.0, "6080": 6080.0})
+
+    assert isinstance(plan.start("64"), Allowance)
+    clock.host_work(2 * 64 * 2.65e-3)
+    plan.learn("64", 64 * 2.65e-3)
+    allowance = plan.start("6080")
+
+    assert isinstance(allowance, Allowance)
+    assert allowance.limit_s >= 2 * 16.111
 
 
 def test_a_process_in_which_the_fix_is_applied_is_not_compared(tiny: dict[str, Any]) -> None:

@@ -109,9 +109,9 @@ def _pairs(rows: Sequence[Row]) -> list[Pair]:
     for row in rows:
         key = (row.get("dtype"), row.get("direction"), row.get("patches"))
         found.setdefault(key, {})[text(row.get("variant"))] = row
-    return [
-        Pair(conv=p[CONV], linear=p[LINEAR]) for p in found.values() if {CONV, LINEAR} <= set(p)
-    ]
+    pairs = [Pair(conv=p[CONV], linear=p[LINEAR]) for p in found.values() if len(p) == 2]
+    dtypes = list(dict.fromkeys(pair.dtype for pair in pairs))
+    return sorted(pairs, key=lambda pair: (dtypes.index(pair.dtype), pair.patches))
 
 
 def _conclusion(record: Record, pairs: Sequence[Pair]) -> list[Inline]:

@@ -253,6 +253,30 @@ def run_command(
     return launch(target, arguments or [], module=module, quiet=quiet)
 
 
+@app.command("upstream-diff")
+def upstream_diff_command(
+    family: Annotated[
+        str | None,
+        typer.Option("--family", help="A model folder of transformers: qwen3-vl. Default: all."),
+    ] = None,
+    style: Annotated[
+        str,
+        typer.Option("--style", help="view: over the conv's own weight. linear: an nn.Linear."),
+    ] = "view",
+) -> int:
+    """The fix as a patch for the installed transformers.
+
+    Example: qwenprof upstream-diff --family qwen3-vl > fix.patch
+    """
+    from qwenprof.fix.upstream import checked_style, upstream_diff
+
+    diff = upstream_diff(family, checked_style(style))
+    for file, reason in diff.skipped:
+        _complain(f"left as it is: {file}: {reason}", DONE)
+    print(diff.text, end="")
+    return DONE
+
+
 @app.command("report")
 def report_command(
     record: RecordArgument,

@@ -50,7 +50,7 @@ def test_it_takes_clips_and_unbatched_input_like_the_convolution() -> None:
         torch.testing.assert_close(linear(x), conv(x))
 
 
-def test_checkpoints_go_both_ways_bit_for_bit(tmp_path: Path) -> None:
+def test_layers_go_both_ways_bit_for_bit(tmp_path: Path) -> None:
     tower = Tower()
     expected = {name: each.clone() for name, each in tower.state_dict().items()}
     linearized = linearize_model(copy.deepcopy(tower))

@@ -87,7 +87,7 @@ def test_a_whole_model_gives_the_same_logits_and_token(record: Record) -> None:
     assert (token["value"], token["passed"]) == (0.0, True)
 
 
-def test_checkpoints_and_process_stay_as_they_were(record: Record) -> None:
+def test_layers_and_process_stay_as_they_were(record: Record) -> None:
     exact = checks(record, metric="differing elements")
 
     assert len(exact) == 5

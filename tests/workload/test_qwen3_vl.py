@@ -80,7 +80,7 @@ def test_the_tower_is_built_in_the_dtype_and_its_parts_are_found(tiny: dict[str,
     ("size", "parameters"),
     [("2b", 2_127_532_032), ("4b", 4_437_815_808), ("8b", 8_767_123_696)],
 )
-def test_the_sizes_have_as_many_parameters_as_the_checkpoints(size: str, parameters: int) -> None:
+def test_the_sizes_have_as_many_parameters_as_the_layers(size: str, parameters: int) -> None:
     """Source: the safetensors totals of Qwen/Qwen3-VL-{2B,4B,8B}-Instruct: 2.13, 4.44, 8.77 B."""
     with torch.device("meta"):
         model = FAMILY.build(FAMILY.sizes[size], "full", "sdpa", torch.bfloat16)

@@ -136,7 +136,7 @@ def _alone(
         if reason:
             yield f"{variant.name}, {dtype}", reason
             continue
-        ends = [counts[0], counts[-1]]
+        ends = sorted({counts[0], counts[-1]})
         plan = TimePlan(sampler.clock, 4 * case_s, {str(each): float(each) for each in ends})
         for count in ends:
             allowance = plan.start(str(count))

@@ -71,7 +71,7 @@ class Screen:
             return
         mark = "[green]✓[/]" if result.status == "ok" else "[yellow]![/]"
         self.console.print(f"{mark} {stage.name:<20} [dim]{result.duration_s:6.1f} s[/]", end="")
-        self._print(clean(f"  {result.status}: {result.reason}") if result.reason else "")
+        self._print("  " + clean(f"{result.status}: {result.reason}") if result.reason else "")
 
     def conclude(self, record: Record, report: Path) -> None:
         """The end of a run: the record, or the path, or a summary and the path."""

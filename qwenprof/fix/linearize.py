@@ -19,7 +19,6 @@ from qwenprof.errors import UsageError
 
 CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 Convolution = nn.Conv1d | nn.Conv2d | nn.Conv3d
-CHANNELS_LAST = {4: torch.channels_last, 5: torch.channels_last_3d}
 
 
 def obstacle(conv: nn.Module) -> str | None:
@@ -85,13 +84,12 @@ def convolve_as_linear(
     if _is_cut(x, kernel) and weight.is_contiguous():
         y = nn.functional.linear(x.flatten(1), weight.flatten(1), bias)
         return y.view(*y.shape, *(1 for _ in kernel))
-    layout = CHANNELS_LAST.get(x.dim())
-    order = _memory_order(weight, layout)
+    order = _memory_order(weight)
     windows, grid = _windows(x, kernel, order)
     kernels = weight.permute(0, *(1 + axis for axis in order)).flatten(1)
     y = nn.functional.linear(windows.reshape(-1, kernels.shape[1]), kernels, bias)
     y = y.view(x.shape[0], *grid, weight.shape[0]).movedim(-1, 1)
-    if _is_only(x, layout) or _is_only(weight, layout):
+    if _is_channels_last(x) or _is_channels_last(weight):
         return y
     return y.contiguous().flatten(1).view(y.shape)
 
@@ -101,7 +99,17 @@ def _is_cut(x: torch.Tensor, kernel: Sequence[int]) -> bool:
 
     A tracer is not asked: it would take the answer for a condition on the sizes.
     """
-    return not torch.compiler.is_compiling() and x.shape[2:] == kernel and x.is_contiguous()
+    return not is_traced() and x.shape[2:] == kernel and x.is_contiguous()
+
+
+def is_traced() -> bool:
+    """Whether operations are being recorded by torch.compile, torch.export or torch.jit.trace."""
+    return torch.compiler.is_compiling() or is_recorded()
+
+
+def is_recorded() -> bool:
+    """Whether it is torch.jit.trace that records, which takes every look at a size for a mistake."""
+    return bool(torch._C._is_tracing())  # what torch.jit.is_tracing asks
 
 
 def _windows(
@@ -118,12 +126,15 @@ def _windows(
     return x.view(*x.shape[:2], *split).permute(0, *counts, *(axes[i] for i in order)), grid
 
 
-def _memory_order(weight: torch.Tensor, layout: torch.memory_format | None) -> list[int]:
+def _memory_order(weight: torch.Tensor) -> list[int]:
     """The order of (C, *K) in which a weight lies in memory, so that flattening it is a view."""
     axes = list(range(weight.dim() - 1))
-    return [*axes[1:], 0] if _is_only(weight, layout) else axes
+    return [*axes[1:], 0] if _is_channels_last(weight) else axes
 
 
-def _is_only(x: torch.Tensor, layout: torch.memory_format | None) -> bool:
-    """Whether x lies in this memory format and not in the plain one."""
-    return layout is not None and x.is_contiguous(memory_format=layout) and not x.is_contiguous()
+def _is_channels_last(x: torch.Tensor) -> bool:
+    """Whether x lies in channels_last or channels_last_3d, and not in the plain format.
+
+    Asked of a permuted view: within vmap no tensor knows its memory format.
+    """
+    return x.dim() in (4, 5) and not x.is_contiguous() and x.movedim(1, -1).is_contiguous()

@@ -7,10 +7,15 @@ and loading stay as they were, and the gradients arrive in the same place.
 
 Left as they are: convolutions whose windows overlap, and pointwise ones (kernel 1 x 1 x 1),
 which are no patch embeddings and which PyTorch never sends to its slow path.
+
+Others may have replaced the same method before, or may wrap it afterwards. What was there is
+called for every convolution that is not ours, and put back by undoing; below somebody else's
+wrapper, where it cannot be put back, undoing makes ours pass everything on.
 """
 
 from __future__ import annotations
 
+import functools
 import sys
 import threading
 import weakref
@@ -19,13 +24,18 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 import torch
-from torch import nn
 
-from qwenprof.fix.linearize import convolve_as_linear, obstacle
+# torch.jit.script reads the source of the method that ours wraps, and finds its names here
+import torch.nn.functional as F  # noqa: F401, N812
+from torch import nn
+from torch.nn.modules.utils import _triple  # noqa: F401
+
+from qwenprof.fix.linearize import convolve_as_linear, is_recorded, is_traced, obstacle
 
 METHOD = "_conv_forward"
-_ORIGINAL: Callable[..., torch.Tensor] = getattr(nn.Conv3d, METHOD)
 _DIMENSIONS = 3
+
+Forward = Callable[..., torch.Tensor]
 
 
 @dataclass(kw_only=True)
@@ -49,14 +59,20 @@ class Tally:
 
 @dataclass(kw_only=True)
 class _State:
-    """Who wants the fix: `apply_fix`, and each `with fixed()` that is open."""
+    """Who wants the fix: `apply_fix`, and each `with fixed()` that is open.
 
+    previous: the method that ours stands in front of.
+    installed: whether ours is in the chain of those that are called.
+    """
+
+    previous: Forward
     applied: bool = False
     open_blocks: int = 0
+    installed: bool = False
 
 
 TALLY = Tally()
-_STATE, _LOCK = _State(), threading.Lock()
+_STATE, _LOCK = _State(previous=getattr(nn.Conv3d, METHOD)), threading.Lock()
 
 
 def apply_fix() -> None:
@@ -79,7 +95,11 @@ def undo_fix() -> None:
 
 @contextmanager
 def fixed() -> Iterator[None]:
-    """The fix within a `with` block; blocks may be nested, and overlap in several threads."""
+    """The fix within a `with` block; blocks may be nested, and overlap in several threads.
+
+    It holds for the whole process. Entering and leaving the outermost block makes torch.compile
+    compile anew, so put the block around a loop, not into it.
+    """
     _enter(1)
     try:
         yield
@@ -89,7 +109,7 @@ def fixed() -> Iterator[None]:
 
 def is_fixed() -> bool:
     """Whether non-overlapping convolutions run as matrix products now."""
-    return getattr(nn.Conv3d, METHOD) is conv_forward
+    return _STATE.applied or _STATE.open_blocks > 0
 
 
 def runs_as_linear(conv: nn.Module) -> bool:
@@ -101,6 +121,17 @@ def runs_as_linear(conv: nn.Module) -> bool:
     )
 
 
+def forward_as_linear(
+    conv: nn.Conv3d, x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None
+) -> torch.Tensor | None:
+    """What `conv` gives for x, as a matrix product; None where it must convolve."""
+    if not (runs_as_linear(conv) and (is_recorded() or _takes(x, weight, bias))):
+        return None
+    if not is_traced():
+        TALLY.add(conv)
+    return convolve_as_linear(x, weight, bias)
+
+
 def _enter(step: int) -> None:
     with _LOCK:
         _STATE.open_blocks += step
@@ -109,30 +140,34 @@ def _enter(step: int) -> None:
 
 def _install() -> None:
     """Put in place what the state asks for; called with the lock held."""
-    wanted = _STATE.applied or _STATE.open_blocks > 0
-    if wanted == is_fixed():
+    present: Forward = getattr(nn.Conv3d, METHOD)
+    if is_fixed() and not _STATE.installed:
+        _STATE.previous, _STATE.installed = present, True
+        setattr(nn.Conv3d, METHOD, _conv_forward)
+    elif not is_fixed() and present is _conv_forward:
+        setattr(nn.Conv3d, METHOD, _STATE.previous)
+        _STATE.installed = False
+    else:
         return
-    setattr(nn.Conv3d, METHOD, conv_forward if wanted else _ORIGINAL)
     if "torch._dynamo" in sys.modules:
         torch.compiler.reset()
 
 
-def conv_forward(
+@functools.wraps(getattr(nn.Conv3d, METHOD))
+def _conv_forward(
     self: nn.Conv3d, x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None
 ) -> torch.Tensor:
-    """What `nn.Conv3d._conv_forward` is while the fix is applied; arguments as there."""
-    if not (runs_as_linear(self) and _takes(x, weight)):
-        return _ORIGINAL(self, x, weight, bias)
-    if not torch.compiler.is_compiling():
-        TALLY.add(self)
-    return convolve_as_linear(x, weight, bias)
+    y = forward_as_linear(self, x, weight, bias) if is_fixed() else None
+    return _STATE.previous(self, x, weight, bias) if y is None else y
 
 
-def _takes(x: torch.Tensor, weight: torch.Tensor) -> bool:
-    """Whether x is an input that the convolution would accept; it has the better error messages."""
+def _takes(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> bool:
+    """Whether the convolution would accept this input; it has the better error messages."""
     if x.dim() not in (_DIMENSIONS + 1, _DIMENSIONS + 2):
         return False
     if x.dtype != weight.dtype and not torch.is_autocast_enabled(x.device.type):
+        return False
+    if bias is not None and (bias.shape != weight.shape[:1] or bias.dtype != weight.dtype):
         return False
     sizes, kernel = x.shape[-_DIMENSIONS:], weight.shape[2:]
     enough = all(size >= width for size, width in zip(sizes, kernel, strict=True))

@@ -7,6 +7,7 @@ spread the interquartile range, and nothing is ever dropped: what looks wrong is
 from __future__ import annotations
 
 import math
+import warnings
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
@@ -134,14 +135,22 @@ def drift(values: Sequence[float]) -> float | None:
 
 
 def fit_line(x: Sequence[float], y: Sequence[float]) -> Fit | None:
-    """Least-squares line through at least two different x; None where there are fewer.
+    """Least-squares line through at least two different x; None where there are fewer, or where
+    they lie too far apart for one.
 
     Each point is weighted by 1/y, so that a relative error counts the same at every size.
     """
     if len(set(x)) < 2 or not all(SMALLEST < value < LARGEST for value in y):
         return None
     xs, ys = np.asarray(x, dtype=float), np.asarray(y, dtype=float)
-    slope, intercept = np.polyfit(xs, ys, 1, w=1 / ys)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", np.exceptions.RankWarning)
+            slope, intercept = np.polyfit(xs, ys, 1, w=1 / ys)
+    except np.linalg.LinAlgError:
+        return None
+    if not (math.isfinite(slope) and math.isfinite(intercept)):
+        return None
     residual = float((((ys - intercept - slope * xs) / ys) ** 2).sum())
     total = float((((ys - ys.mean()) / ys) ** 2).sum())
     return Fit(

@@ -101,7 +101,7 @@ class Record(msgspec.Struct, frozen=True, kw_only=True):
         return pd.DataFrame(self.rows(stage, table))
 
 
-def load(path: Path) -> Record:
+def load(path: Path | str) -> Record:
     """Read and validate a record.
 
     Args:
@@ -111,7 +111,7 @@ def load(path: Path) -> Record:
         RecordError: the file is missing, too large, not JSON, of a newer schema, or does
             not have the shape of a record. The message names the file and the place in it.
     """
-    file = path / "record.json" if os.path.isdir(path) else path
+    file = Path(path, "record.json") if os.path.isdir(path) else Path(path)
     content = _read(file)
     try:
         raw = msgspec.json.decode(content)

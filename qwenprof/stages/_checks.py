@@ -8,6 +8,7 @@ from qwenprof.record.record import Row
 
 UNIT_ROUNDOFF = {"fp32": 2.0**-24, "fp16": 2.0**-11, "bf16": 2.0**-8, "TF32": 2.0**-11}
 ACCUMULATION = 4.0
+NOTABLE_CANCELLATION = 1.5
 PUBLISHED = "the published proof of this fix"
 RELATIVE_ERROR, COSINE = "relative error (2-norm)", "cosine"
 MAX_DIFFERENCE, DIFFERING = "max abs difference", "differing elements"
@@ -29,25 +30,30 @@ COLUMNS: Row = {
 }
 
 
-def rounding_tolerance(dtype: str, terms: int) -> tuple[float, str]:
+def rounding_tolerance(dtype: str, terms: int, cancellation: float) -> tuple[float, str]:
     """The largest relative error (2-norm) of a healthy sum of `terms` products, and its source.
 
     The result is rounded once to the dtype, so its error is at most the unit roundoff u of
-    that. Sums are carried in fp32; a sum of n terms with independent roundings is off by
-    lambda * sqrt(n) * u(fp32), and by more than lambda = 4 hardly ever. With TF32 both factors
+    that. A sum of n terms that is carried in fp32 with independent roundings is off by
+    lambda * sqrt(n) * u(fp32) of what its partial sums reach, and by more than lambda = 4 hardly
+    ever. Partial sums of terms whose signs vary reach the root of the sum of their squares:
+    `cancellation` says how much more that is than the result, at least 1. With TF32 both factors
     of each product are rounded before, each by up to u(TF32).
 
     Source: Higham and Mary, A New Approach to Probabilistic Rounding Error Analysis, SIAM J.
-    Sci. Comput. 41(5), 2019.
+    Sci. Comput. 41(5), 2019, whose bound has the sum of the terms' absolute values in that
+    place: true of any data, and too wide to find anything out.
     """
-    roundings = 2 if dtype == "TF32" else 1
-    unit = UNIT_ROUNDOFF[dtype]
-    tolerance = roundings * unit + ACCUMULATION * math.sqrt(terms) * UNIT_ROUNDOFF["fp32"]
-    times = "2 " if roundings == 2 else ""
-    return tolerance, (
-        f"{times}u({dtype}) + {ACCUMULATION:g} sqrt({terms}) u(fp32): one rounding of the result, "
-        "sums in fp32 (Higham and Mary 2019)"
-    )
+    factor = max(1.0, cancellation)
+    summing = ACCUMULATION * math.sqrt(terms) * UNIT_ROUNDOFF["fp32"] * factor
+    scaled = f" * {factor:.3g}" if factor >= NOTABLE_CANCELLATION else ""
+    sums = f"{ACCUMULATION:g} sqrt({terms}) u(fp32){scaled}"
+    source = f"sums in fp32{', with cancellation' if scaled else ''} (after Higham and Mary 2019)"
+    if dtype == "TF32":
+        tolerance = 2 * UNIT_ROUNDOFF[dtype] * factor + summing
+        return tolerance, f"2 u(TF32){scaled} + {sums}: factors rounded to TF32, {source}"
+    tolerance = UNIT_ROUNDOFF[dtype] + summing
+    return tolerance, f"u({dtype}) + {sums}: one rounding of the result, {source}"
 
 
 def at_most(value: float, tolerance: float) -> Row:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from qwenprof.errors import MeasurementError, NotApplicable
 from qwenprof.record.record import Row
-from qwenprof.stages._checks import COSINE, PUBLISHED, UNIT_ROUNDOFF, at_least, at_most
+from qwenprof.stages._checks import COSINE, PUBLISHED, UNIT_ROUNDOFF, at_least, at_most, not_checked
 from qwenprof.stages._variants import CONV, FIX
 from qwenprof.stages.stage import Bench
 
@@ -134,14 +134,16 @@ def _token_cells(plain: torch.Tensor, linear: torch.Tensor, dtype: str) -> Row:
     """Samples that choose another token, ties aside: with random weights ties are common."""
     best = plain.topk(2).values
     tie = TIE * UNIT_ROUNDOFF[dtype] * plain.abs().amax(-1)
-    differs = plain.argmax(-1) != linear.argmax(-1)
     clear = (best[:, 0] - best[:, 1]) > tie
-    return {
-        "check": f"next token of {len(plain)} sample(s)",
+    differs = plain.argmax(-1) != linear.argmax(-1)
+    cells: Row = {
+        "check": f"next token, {int(clear.sum())} of {len(plain)} sample(s) without a tie",
         "metric": "samples that choose another token",
-        "tolerance_source": f"0, but for ties within {TIE:g} u({dtype}) of the largest logit",
-        **at_most(float((differs & clear).sum()), 0.0),
+        "tolerance_source": f"0; a tie is within {TIE:g} u({dtype}) of the largest logit",
     }
+    if not bool(clear.any()):
+        return cells | not_checked("skipped", "every sample is a tie between two tokens")
+    return cells | at_most(float((differs & clear).sum()), 0.0)
 
 
 def _least_cosine(left: torch.Tensor, right: torch.Tensor) -> float:

@@ -2,20 +2,22 @@
 
 `from_pretrained(..., fusion_config={"patch_embeddings": True})` changes its process for good:
 every model that is loaded later is fused too. So whoever wants to compare starts this module
-with an order on its standard input, and reads the rows from its standard output.
+with a folder that holds an order, and finds the answer there.
 """
 
 from __future__ import annotations
 
 import importlib
+import os
 import subprocess
 import sys
 import tempfile
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from qwenprof.errors import MeasurementError, NotApplicable
+from qwenprof.errors import MeasurementError, NotApplicable, reason_of
 from qwenprof.record.record import Row, Series
 
 if TYPE_CHECKING:
@@ -25,6 +27,7 @@ if TYPE_CHECKING:
 
 FUSION = {"patch_embeddings": True}
 FIRST_WITH_FUSION = "5.6"
+ORDER, ANSWER = "order.json", "answer.json"
 SHALLOW = {
     "depth": 1,
     "num_hidden_layers": 1,
@@ -76,11 +79,31 @@ def ask(order: Order, limit_s: float) -> Answer:
         NotApplicable: this transformers cannot fuse this model; the message says why.
         MeasurementError: the process failed, or took longer than `limit_s`.
     """
-    command = [sys.executable, "-m", __spec__.name]
+    with tempfile.TemporaryDirectory(prefix="qwenprof-") as folder:
+        try:
+            Path(folder, ORDER).write_bytes(msgspec.json.encode(order))
+            _carry_out_apart(folder, limit_s)
+            answer = msgspec.json.decode(Path(folder, ANSWER).read_bytes(), type=Answer)
+        except (OSError, msgspec.MsgspecError) as error:
+            raise MeasurementError(f"its process gave no answer: {reason_of(error)}") from error
+    if answer.obstacle:
+        raise NotApplicable(answer.obstacle)
+    return answer
+
+
+def _carry_out_apart(folder: str, limit_s: float) -> None:
+    """Run this module for the folder, which is also where the process lives.
+
+    Python looks for modules where it is started, before anywhere else: not where the user is.
+    """
+    home = str(Path(__file__).parents[2])
+    path = os.pathsep.join(filter(None, (os.environ.get("PYTHONPATH"), home)))
     try:
         done = subprocess.run(
-            command,
-            input=msgspec.json.encode(order),
+            [sys.executable, "-m", __spec__.name],
+            cwd=folder,
+            env={**os.environ, "PYTHONPATH": path},
+            stdin=subprocess.DEVNULL,
             capture_output=True,
             timeout=limit_s,
             check=False,
@@ -90,10 +113,6 @@ def ask(order: Order, limit_s: float) -> Answer:
     if done.returncode:
         last = done.stderr.decode(errors="replace").strip().splitlines()[-1:]
         raise MeasurementError(f"its process ended with {done.returncode}: {' '.join(last)}")
-    answer = msgspec.json.decode(done.stdout.splitlines()[-1], type=Answer)
-    if answer.obstacle:
-        raise NotApplicable(answer.obstacle)
-    return answer
 
 
 def shallow(config: dict[str, Any]) -> dict[str, Any]:
@@ -133,9 +152,8 @@ def _plain_and_fused(
 ) -> tuple[nn.Module, nn.Module]:
     """The patch embedding as it was saved and as the fusion loads it: the plain one first."""
     built = model(model.config_class(**config)).to(dtype)
-    with tempfile.TemporaryDirectory() as folder:
-        built.save_pretrained(folder)
-        loaded = model.from_pretrained(folder, dtype=dtype, fusion_config=FUSION)
+    built.save_pretrained("model")
+    loaded = model.from_pretrained("model", dtype=dtype, fusion_config=FUSION)
     return built.get_submodule(holder), loaded.get_submodule(holder)
 
 
@@ -167,9 +185,9 @@ def _timed(order: Order, fused: nn.Module, projection: Projection) -> Answer:
 
 
 def main() -> None:
-    """Carry out the order on standard input; the answer is the last line on standard output."""
-    order = msgspec.json.decode(sys.stdin.buffer.read(), type=Order)
-    sys.stdout.write("\n" + msgspec.json.encode(_carried_out(order)).decode() + "\n")
+    """Carry out the order in the present folder, and leave the answer there."""
+    order = msgspec.json.decode(Path(ORDER).read_bytes(), type=Order)
+    Path(ANSWER).write_bytes(msgspec.json.encode(_carried_out(order)))
 
 
 if __name__ == "__main__":

@@ -22,7 +22,14 @@ if TYPE_CHECKING:
 COUNTED_PATCHES = (8, 16)
 SILENT = "99"  # else it tells of every start, and on a machine without a GPU of that
 FILL = "aten::fill_"
-LAUNCHES = ("cudaLaunchKernel", "cudaLaunchKernelExC", "cuLaunchKernel", "hipLaunchKernel")
+LAUNCHES = (
+    "cudaLaunchKernel",
+    "cudaLaunchKernelExC",
+    "cuLaunchKernel",
+    "cuLaunchKernelEx",
+    "hipLaunchKernel",
+    "hipExtModuleLaunchKernel",
+)
 
 
 def launch_rows(projection: Projection) -> Iterator[Row]:

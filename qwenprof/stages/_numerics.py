@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator
+import math
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 from qwenprof.errors import MeasurementError
@@ -17,6 +19,7 @@ if TYPE_CHECKING:
     from torch import nn
 
 SEED = 20_241
+CONTROL_PATCHES = 32
 OUTPUT, INPUT_GRADIENT = "output", "input gradient"
 WEIGHT_GRADIENT, BIAS_GRADIENT = "weight gradient", "bias gradient"
 
@@ -38,16 +41,30 @@ class Problem:
     bias: torch.Tensor | None
     direction: torch.Tensor
 
+    @cached_property
     def exact(self) -> Results:
         """Output and gradients in fp64, each as a matrix or vector."""
-        flat, kernels = self.patches.flatten(1), self.weight.flatten(1)
-        output = flat @ kernels.T
+        output = self._products(self.patches, self.weight, self.direction)
+        return output if self.bias is None else output | {OUTPUT: output[OUTPUT] + self.bias}
+
+    @cached_property
+    def partial_sums(self) -> dict[str, float]:
+        """What the partial sums of each result reach, 2-norm: roots of the sums of squares."""
+        squares = self._products(
+            self.patches.square(), self.weight.square(), self.direction.square()
+        )
+        return {name: float(each.sum().sqrt()) for name, each in squares.items()}
+
+    def _products(
+        self, patches: torch.Tensor, weight: torch.Tensor, direction: torch.Tensor
+    ) -> Results:
+        flat, kernels = patches.flatten(1), weight.flatten(1)
         results = {
-            OUTPUT: output if self.bias is None else output + self.bias,
-            WEIGHT_GRADIENT: self.direction.T @ flat,
-            INPUT_GRADIENT: self.direction @ kernels,
+            OUTPUT: flat @ kernels.T,
+            WEIGHT_GRADIENT: direction.T @ flat,
+            INPUT_GRADIENT: direction @ kernels,
         }
-        return results if self.bias is None else results | {BIAS_GRADIENT: self.direction.sum(0)}
+        return results if self.bias is None else results | {BIAS_GRADIENT: direction.sum(0)}
 
     def terms(self) -> dict[str, int]:
         """How many products each element of a result sums."""
@@ -102,13 +119,14 @@ def computed(asked: Problem, conv: nn.Conv3d, forward: Forward) -> Results:
     }
 
 
-def error_rows(asked: Problem, variant: str, results: Results, arithmetic: str) -> Iterator[Row]:
+def error_rows(asked: Problem, variant: str, results: Results, arithmetic: str) -> list[Row]:
     """A row for each result. arithmetic: dtype of the products, TF32 where that is allowed."""
-    terms = asked.terms()
-    for name, exact in asked.exact().items():
-        found = results[name].to(exact.device).double()
-        tolerance, source = rounding_tolerance(arithmetic, terms[name])
-        yield {
+    rows = []
+    for name, exact in asked.exact.items():
+        found, size = results[name].to(exact.device).double(), float(exact.norm())
+        cancellation = asked.partial_sums[name] / size if size else 1.0
+        tolerance, source = rounding_tolerance(arithmetic, asked.terms()[name], cancellation)
+        cells: Row = {
             "check": name,
             "variant": variant,
             "dtype": asked.dtype,
@@ -116,8 +134,16 @@ def error_rows(asked: Problem, variant: str, results: Results, arithmetic: str) 
             "metric": RELATIVE_ERROR,
             "tolerance_source": source,
             "reference": "fp64",
-            **at_most(float((found - exact).norm() / exact.norm()), tolerance),
         }
+        rows.append(cells | at_most(_relative(float((found - exact).norm()), size), tolerance))
+    return rows
+
+
+def _relative(error: float, size: float) -> float:
+    """The relative error; of a result that must be zero, 0 if it is and infinite if not."""
+    if size:
+        return error / size
+    return 0.0 if error == 0 else math.inf
 
 
 def as_conv(conv: nn.Conv3d, patches: torch.Tensor) -> torch.Tensor:
@@ -135,41 +161,57 @@ def as_fixed(conv: nn.Conv3d, patches: torch.Tensor) -> torch.Tensor:
     return output
 
 
-def on_the_slow_path(conv: nn.Conv3d, patches: torch.Tensor) -> torch.Tensor:
+def slow_path_row(conv: nn.Conv3d, patches: torch.Tensor, dtype: str) -> Row:
+    """The control: a weight gradient that is known to be wrong, and has to be found out.
+
+    slow_conv_dilated3d adds up the gradients of single patches in the dtype itself, so that the
+    error grows with their number: fewer than CONTROL_PATCHES are repeated.
+
+    Raises:
+        MeasurementError: this device does not run that operator.
+    """
+    repeats = -(-CONTROL_PATCHES // len(patches))
+    asked = problem(conv, patches.repeat(repeats, 1, 1, 1, 1)[:CONTROL_PATCHES], dtype)
+    with library_off(patches.device.type)():
+        results = computed(asked, conv, _on_the_slow_path)
+    rows = error_rows(asked, SLOW_DIRECT, results, dtype)
+    found = next(row for row in rows if row["check"] == WEIGHT_GRADIENT)
+    return found | {"check": f"control: {WEIGHT_GRADIENT}", "must_fail": True}
+
+
+def _on_the_slow_path(conv: nn.Conv3d, patches: torch.Tensor) -> torch.Tensor:
     """The same map through slow_conv_dilated3d, forward and backward.
 
     On CUDA that is what is left without cuDNN. Elsewhere PyTorch keeps it for dilated kernels:
     so one axis of the patches is spread out with zeros between, and the kernel dilated by two
     along it, which computes the same.
     """
+    from qwenprof.harness.dispatch import convolution_backend
+
+    asked, x = (conv, patches) if patches.is_cuda else _spread(conv, patches)
+    backend = convolution_backend(asked, x)
+    if backend not in (None, "SlowDilated3d"):
+        raise MeasurementError(f"no way to slow_conv_dilated3d: {backend} takes its place here")
+    output: torch.Tensor = asked(x)
+    return output
+
+
+def _spread(conv: nn.Conv3d, patches: torch.Tensor) -> tuple[nn.Conv3d, torch.Tensor]:
+    """A dilated convolution over the same weight, and patches that are spread out for it."""
     import torch
 
-    if patches.device.type == "cuda":
-        return as_conv(conv, patches)
     axis = next(axis for axis, width in enumerate(conv.kernel_size) if width > 1)
     dilation = [2 if each == axis else 1 for each in range(len(conv.kernel_size))]
-    spread_sizes = [
-        2 * width - 1 if each == axis else width for each, width in enumerate(conv.kernel_size)
-    ]
-    spread = patches.new_zeros(*patches.shape[:2], *spread_sizes)
-    places = torch.arange(0, spread_sizes[axis], 2, device=patches.device)
-    spread = spread.index_copy(axis + 2, places, patches)
-    return torch.nn.functional.conv3d(spread, conv.weight, conv.bias, dilation=dilation)
-
-
-def slow_path_row(conv: nn.Conv3d, patches: torch.Tensor, dtype: str) -> Row:
-    """The control: a weight gradient that is known to be wrong, and has to be found out.
-
-    slow_conv_dilated3d adds up the gradients of single patches in the dtype itself.
-
-    Raises:
-        MeasurementError: this device has no such operator.
-    """
-    asked = problem(conv, patches, dtype)
-    with library_off(patches.device.type)():
-        results = computed(asked, conv, on_the_slow_path)
-    rows = error_rows(asked, SLOW_DIRECT, results, dtype)
-    found = next((row for row in rows if row["check"] == WEIGHT_GRADIENT), None)
-    if found is None:
-        raise MeasurementError("the slow path gave no weight gradient")
-    return found | {"check": f"control: {WEIGHT_GRADIENT}", "must_fail": True}
+    sizes = [step * (width - 1) + 1 for step, width in zip(dilation, conv.kernel_size, strict=True)]
+    places = torch.arange(0, sizes[axis], 2, device=patches.device)
+    blank = patches.new_zeros(*patches.shape[:2], *sizes)
+    dilated = torch.nn.Conv3d(
+        conv.in_channels,
+        conv.out_channels,
+        conv.kernel_size,  # type: ignore[arg-type]
+        dilation=dilation,  # type: ignore[arg-type]
+        bias=conv.bias is not None,
+        device="meta",
+    )
+    dilated.weight, dilated.bias = conv.weight, conv.bias
+    return dilated, blank.index_copy(axis + 2, places, patches)

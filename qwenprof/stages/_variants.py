@@ -155,10 +155,12 @@ def _module(conv: nn.Conv3d) -> Layer:
 
 
 def _fixed(conv: nn.Conv3d) -> Layer:
-    from qwenprof.fix.patch import conv_forward
+    from qwenprof.fix.patch import forward_as_linear
 
     def forward(patches: torch.Tensor) -> torch.Tensor:
-        return conv_forward(conv, patches, conv.weight, conv.bias)
+        y = forward_as_linear(conv, patches, conv.weight, conv.bias)
+        assert y is not None
+        return y
 
     return Layer(forward=forward, parameters=_of_module(conv))
 

@@ -260,6 +260,96 @@ def test_parameters_stay_and_training_goes_on_through_them() -> None:
         torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=1e-4)
 
 
+def test_samples_over_a_grid_through_vmap() -> None:
+    conv, x = conv3d(), torch.randn(3, 2, 3, 4, 8, 8)
+
+    with fixed():
+        ours = torch.func.vmap(conv)(x)
+
+    torch.testing.assert_close(ours, torch.func.vmap(conv)(x))
+
+
+@pytest.mark.parametrize(
+    "options", [{}, {"kernel_size": 3, "stride": 1, "padding": 1}], ids=["patches", "overlapping"]
+)
+def test_script_and_trace_work_with_the_fix(options: dict[str, Any]) -> None:
+    conv, x = conv3d(**options), torch.randn(2, 3, 4, 8, 8)
+    plain = conv(x)
+
+    with fixed():
+        scripted, traced = torch.jit.script(conv), torch.jit.trace(conv, (x,))
+
+    torch.testing.assert_close(scripted(x), plain)
+    torch.testing.assert_close(traced(x), plain)
+
+
+@pytest.mark.parametrize("samples", [2, 5])
+def test_an_input_that_is_a_view_of_something_else(samples: int) -> None:
+    conv = conv3d()
+    wide = torch.randn(8, 3, 8, 16, 24)
+    views = [
+        wide[:samples, :, ::2, :8, 3:11],
+        wide.transpose(3, 4)[:samples, :, :4, :8, :8],
+        wide[:1, :, :4, :8, :8].expand(samples, -1, -1, -1, -1),
+    ]
+
+    for x in views:
+        with fixed():
+            ours = conv(x)
+        torch.testing.assert_close(ours, conv(x))
+
+
+def test_another_patch_before_ours_is_kept_and_put_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    plain, calls = nn.Conv3d._conv_forward, []
+
+    def theirs(self: nn.Conv3d, *args: Any) -> torch.Tensor:
+        calls.append(self)
+        return plain(self, *args)
+
+    monkeypatch.setattr(nn.Conv3d, "_conv_forward", theirs)
+    patches, overlapping = conv3d(), conv3d(kernel_size=3, stride=1)
+
+    with fixed():
+        patches(torch.randn(2, 3, *PATCH))
+        overlapping(torch.randn(2, 3, 4, 8, 8))
+    assert calls == [overlapping]
+    assert nn.Conv3d._conv_forward is theirs
+
+
+def test_undoing_works_below_somebody_elses_wrapper(monkeypatch: pytest.MonkeyPatch) -> None:
+    conv, x = conv3d(), torch.randn(2, 3, *PATCH)
+    apply_fix()
+    ours, calls = nn.Conv3d._conv_forward, []
+
+    def theirs(self: nn.Conv3d, *args: Any) -> torch.Tensor:
+        calls.append(self)
+        return ours(self, *args)
+
+    with monkeypatch.context() as context:
+        context.setattr(nn.Conv3d, "_conv_forward", theirs)
+        assert is_fixed()
+        assert "aten::conv3d" not in operations(lambda: conv(x))
+        undo_fix()
+        assert not is_fixed()
+        assert "aten::conv3d" in operations(lambda: conv(x))
+        apply_fix()
+        assert "aten::conv3d" not in operations(lambda: conv(x))
+        assert nn.Conv3d._conv_forward is theirs
+        assert len(calls) == 3
+
+
+def test_a_bias_that_a_convolution_refuses_is_refused() -> None:
+    conv, x = conv3d(), torch.randn(2, 3, *PATCH)
+    conv.bias = nn.Parameter(torch.zeros(1))
+    with pytest.raises(RuntimeError) as plain:
+        conv(x)
+
+    with fixed(), pytest.raises(RuntimeError) as ours:
+        conv(x)
+
+    assert str(ours.value) == str(plain.value)
+
+
 def test_a_subclass_that_alters_the_weight_keeps_its_own_arithmetic() -> None:
     class Doubled(nn.Conv3d):
         def forward(self, input: torch.Tensor) -> torch.Tensor:  # noqa: A002

@@ -11,6 +11,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
 
+from qwenprof.errors import UsageError
 from qwenprof.fix.swap import PatchLinear, linearize_model
 
 PATCH = (2, 4, 4)
@@ -159,3 +160,45 @@ def test_a_transformers_model_saves_a_checkpoint_that_everybody_loads(tmp_path: 
     found = plain.state_dict()
     assert found.keys() == expected.keys()
     assert all(torch.equal(found[name], expected[name]) for name in expected)
+
+
+def test_a_subclass_with_arithmetic_of_its_own_is_left_alone() -> None:
+    class Doubled(nn.Conv3d):
+        def forward(self, input: torch.Tensor) -> torch.Tensor:  # noqa: A002
+            return 2 * super().forward(input)
+
+    conv = Doubled(3, 8, PATCH, stride=PATCH)
+
+    assert linearize_model(conv) is conv
+
+
+@pytest.mark.parametrize("hooked", ["register_forward_hook", "register_forward_pre_hook"])
+def test_a_hook_is_not_lost_in_silence(hooked: str) -> None:
+    tower = Tower()
+    getattr(tower.proj, hooked)(lambda *_: None)
+
+    with pytest.raises(UsageError, match="proj has hooks"):
+        linearize_model(tower)
+    assert isinstance(tower.proj, nn.Conv3d)
+
+
+def test_a_parametrized_convolution_is_left_alone() -> None:
+    conv = nn.utils.parametrizations.weight_norm(nn.Conv3d(3, 8, PATCH, stride=PATCH))
+
+    assert linearize_model(conv) is conv
+
+
+def test_a_shared_weight_stays_shared() -> None:
+    left, right = (nn.Conv3d(3, 8, PATCH, stride=PATCH) for _ in range(2))
+    right.weight = left.weight
+    model = linearize_model(nn.ModuleDict({"left": left, "right": right}))
+
+    assert len(list(model.parameters())) == 3
+
+
+@pytest.mark.parametrize("shape", [(8, 3, 4, 4, 2), (8, 2, 3, 4, 4), (8, 96, 1)])
+def test_a_checkpoint_of_another_shape_is_refused(shape: tuple[int, ...]) -> None:
+    linear = linearize_model(nn.Conv3d(3, 8, PATCH, stride=PATCH))
+
+    with pytest.raises(RuntimeError, match="size mismatch"):
+        linear.load_state_dict({"weight": torch.zeros(shape), "bias": torch.zeros(8)})

@@ -145,7 +145,7 @@ def test_every_variant_is_told_forward_and_backward(compared: Record) -> None:
 def test_launches_stand_beside_what_was_expected(compared: Record) -> None:
     text = told(compared, "compare-patch-embed")
 
-    assert "The count agrees with the formula." in text
+    assert "The count of fills agrees with this." in text
     assert "| 8 | 1,024 | yes | aten::fill\\_ | 8,192 | 8,192 | 8,208 |" in text
 
 
@@ -157,7 +157,19 @@ def test_a_count_that_disagrees_is_said(compared: Record) -> None:
     )
     record = msgspec.structs.replace(compared, stages={"compare-patch-embed": result})
 
-    assert "does not agree with the formula" in told(record, "compare-patch-embed")
+    assert "The count does not agree with this" in told(record, "compare-patch-embed")
+
+
+def test_what_counted_nothing_agrees_with_nothing(compared: Record) -> None:
+    tables = compared.stages["compare-patch-embed"].tables
+    for empty in ({"counted": 0, "predicted": 0}, {"counted": None, "predicted": None}):
+        rows = [row | empty for row in tables["launches"]]
+        result = msgspec.structs.replace(
+            compared.stages["compare-patch-embed"], tables={**tables, "launches": rows}
+        )
+        record = msgspec.structs.replace(compared, stages={"compare-patch-embed": result})
+
+        assert "Nothing was counted here" in told(record, "compare-patch-embed")
 
 
 def test_only_what_ran_on_all_patches_has_a_bar(compared: Record) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import inspect
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -258,6 +260,28 @@ def test_transformers_own_fusion_is_timed_and_leaves_this_process_alone(
 def test_a_worker_that_fails_gives_its_last_line(order: _fused_worker.Order) -> None:
     with pytest.raises(MeasurementError, match="NoSuchModel"):
         _fused_worker.ask(msgspec.structs.replace(order, model="NoSuchModel"), limit_s=120.0)
+
+
+def test_the_worker_runs_no_code_of_the_folder_where_it_is_asked(
+    order: _fused_worker.Order, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trap = tmp_path / "trap"
+    (tmp_path / "transformers.py").write_text(f"open({str(trap)!r}, 'w').close()")
+    monkeypatch.chdir(tmp_path)
+
+    with contextlib.suppress(NotApplicable):
+        _fused_worker.ask(order, limit_s=120.0)
+
+    assert not trap.exists()
+
+
+def test_a_worker_without_an_answer_is_an_error_of_ours(
+    order: _fused_worker.Order, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(_fused_worker, "_carry_out_apart", lambda *_: None)
+
+    with pytest.raises(MeasurementError, match="no answer"):
+        _fused_worker.ask(order, limit_s=1.0)
 
 
 def test_a_worker_that_takes_too_long_is_stopped(order: _fused_worker.Order) -> None:

@@ -187,12 +187,7 @@ def _launches(record: Record) -> list[Block]:
     rows = record.rows(STAGE, "launches")
     if not rows:
         return []
-    agree = all(row.get("counted") == row.get("predicted") for row in rows)
-    verdict = (
-        "The count agrees with the formula."
-        if agree
-        else "The count does not agree with the formula: this PyTorch launches otherwise."
-    )
+    verdict = _agreement(rows)
     return [
         paragraph(
             strong("Launches of the slow path."),
@@ -204,6 +199,17 @@ def _launches(record: Record) -> list[Block]:
         ),
         _launch_table(rows),
     ]
+
+
+def _agreement(rows: Sequence[Row]) -> str:
+    """Whether the counts bear the formula out; where nothing was counted they do not."""
+    pairs = [(number(row.get("counted")), number(row.get("predicted"))) for row in rows]
+    if None in [each for pair in pairs for each in pair] or not any(pair[0] for pair in pairs):
+        return "Nothing was counted here that could bear this out."
+    if any(counted != expected for counted, expected in pairs):
+        return "The count does not agree with this: here it is done otherwise."
+    fills = all(row.get("counted_event") != "kernel launch" for row in rows)
+    return f"The count of {'fills' if fills else 'launches'} agrees with this."
 
 
 def _launch_table(rows: Sequence[Row]) -> Table:

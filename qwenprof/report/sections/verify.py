@@ -56,8 +56,8 @@ def _conclusion(judged: Sequence[Row]) -> list[Inline]:
         spans.append(" No control was run that would have to fail.")
     elif all(row.get("passed") is False for row in controls):
         spans.append(
-            " The control, a weight gradient that is known to be wrong, fails as it must, so a "
-            "wrong result would be seen."
+            " The control, a weight gradient that is known to be wrong, fails as it must: an error "
+            "of its size would be seen."
         )
     else:
         spans.append(

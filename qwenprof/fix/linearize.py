@@ -11,6 +11,7 @@ so W.reshape(D, -1) is the weight of the equal nn.Linear, for any number of dime
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import nn
@@ -108,8 +109,9 @@ def is_traced() -> bool:
 
 
 def is_recorded() -> bool:
-    """Whether it is torch.jit.trace that records, which takes every look at a size for a mistake."""
-    return bool(torch._C._is_tracing())  # what torch.jit.is_tracing asks
+    """Whether it is torch.jit.trace, which takes every look at a size for a mistake."""
+    jit: Any = torch.jit
+    return bool(jit.is_tracing())
 
 
 def _windows(

@@ -61,7 +61,11 @@ class Variant:
 
 def variants(device_type: str) -> list[Variant]:
     """All of them, for a device of this type: those timed in turn first."""
-    library = LIBRARIES.get(device_type, "vendor library")
+    return [*_in_turn(), *_provoked(device_type), *_compiled_ones()]
+
+
+def _in_turn() -> list[Variant]:
+    """The convolution, what equals it, and what changes only its weight or bias."""
     return [
         Variant(name=CONV, what="as dispatched", build=_module, in_turn=True),
         Variant(
@@ -98,6 +102,13 @@ def variants(device_type: str) -> list[Variant]:
             obstacle=_has_no_bias,
             in_turn=True,
         ),
+    ]
+
+
+def _provoked(device_type: str) -> list[Variant]:
+    """What PyTorch would not pick here by itself, slow paths among it."""
+    library = LIBRARIES.get(device_type, "vendor library")
+    return [
         Variant(
             name=f"{library} off",
             what=f"the convolution as dispatched with {library} switched off",
@@ -127,22 +138,24 @@ def variants(device_type: str) -> list[Variant]:
             obstacle=_needs_cudnn,
             backend="Cudnn",
         ),
+    ]
+
+
+def _compiled_ones() -> list[Variant]:
+    layers = (
+        ("Conv3d compiled", "torch.compile of the convolution", _compiled),
+        ("Linear compiled", "torch.compile of the equal nn.Linear", _linear_compiled),
+    )
+    return [
         Variant(
-            name="Conv3d compiled",
-            what="torch.compile of the convolution",
-            build=_compiled,
+            name=name,
+            what=what,
+            build=build,
             obstacle=_needs_compiler,
             start_s=COMPILE_S,
             backend="torch.compile",
-        ),
-        Variant(
-            name="Linear compiled",
-            what="torch.compile of the equal nn.Linear",
-            build=_linear_compiled,
-            obstacle=_needs_compiler,
-            start_s=COMPILE_S,
-            backend="torch.compile",
-        ),
+        )
+        for name, what, build in layers
     ]
 
 

@@ -21,7 +21,7 @@ from __future__ import annotations
 
 import copy
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -76,9 +76,11 @@ def bare(conv: nn.Conv3d) -> Layer:
     return Layer(forward=forward, parameters=list)
 
 
-def in_turn_variants(device_type: str) -> list[Variant]:
-    own = Variant(name=BARE, what="", build=bare, backend="GEMM", in_turn=True)
-    return [own, *(each for each in variants(device_type) if each.in_turn)]
+def in_turn_variants(device_type: str) -> dict[str, list[Variant]]:
+    """Two rounds: every variant; and the fix with its rival alone, between equal neighbours."""
+    known = [each for each in variants(device_type) if each.in_turn]
+    rival = Variant(name=BARE, what="", build=bare, backend="GEMM", in_turn=True)
+    return {"all": known, "pair": [rival, next(each for each in known if each.name == FIX)]}
 
 
 def run_all(
@@ -98,25 +100,31 @@ def run_all(
 def _in_turn(
     sampler: Sampler, whole: Projection, dtype: str, counts: Sequence[int], case_s: float
 ) -> Iterator[Measured | tuple[str, str]]:
-    chosen = in_turn_variants(whole.patches.device.type)
-    budget_s = case_s * len(chosen) * len(counts)
-    plan = TimePlan(
-        sampler.clock, budget_s, {str(each): float(each) for each in counts}, case_s * len(chosen)
-    )
-    for count in counts:
-        allowance = plan.start(str(count))
-        if isinstance(allowance, Refusal):
-            yield f"variants in turn, {dtype}, {count} patches", allowance.reason
-            continue
-        print(f"{dtype}, {count} patches, {len(chosen)} variants in turn", file=sys.stderr)
-        projection = whole.first(count)
-        cases = {each.name: _case(projection, each) for each in chosen}
-        timings = sampler.compare(cases, allowance)
-        plan.learn(str(count), sum(timing.one_call_s for timing in timings.values()))
-        fix = timings[FIX].device.values
-        for name, timing in timings.items():
+    for name, chosen in in_turn_variants(whole.patches.device.type).items():
+        most_s = case_s * len(chosen)
+        work = {str(each): float(each) for each in counts}
+        plan = TimePlan(sampler.clock, most_s * len(counts), work, most_s)
+        for count in counts:
+            allowance = plan.start(str(count))
+            if isinstance(allowance, Refusal):
+                yield f"variants in turn, {dtype}, {count} patches", allowance.reason
+                continue
+            print(f"{dtype}, {count} patches, {len(chosen)} variants in turn", file=sys.stderr)
+            projection = whole.first(count)
+            cases = {each.name: _case(projection, each) for each in chosen}
+            timings = sampler.compare(cases, allowance)
+            plan.learn(str(count), sum(timing.one_call_s for timing in timings.values()))
+            yield from _beside_the_fix(timings, dtype, count, {FIX} if name == "pair" else set())
+
+
+def _beside_the_fix(
+    timings: Mapping[str, Timing], dtype: str, count: int, known: set[str]
+) -> Iterator[Measured]:
+    fix = timings[FIX].device.values
+    for variant, timing in timings.items():
+        if variant not in known:
             ratio = ratio_of_medians(timing.device.values, fix)
-            yield Measured(variant=name, dtype=dtype, patches=count, timing=timing, of_fix=ratio)
+            yield Measured(variant=variant, dtype=dtype, patches=count, timing=timing, of_fix=ratio)
 
 
 def _alone(

@@ -1,10 +1,11 @@
 """Vision features of a folder of images and clips: the job that a slow patch embedding spoils.
 
 It is written as its users write it, with torch and transformers alone, and knows nothing of
-qwenprof. A sample is an image, a subfolder of images (a clip, its frames in the order of their
-names) or a video file. Each frame goes through the processor as an image, the samples go
-through the Qwen3-VL vision tower in batches, and what the tower's merger gives is averaged over
-a sample's tokens.
+qwenprof; of this folder it needs only `_samples.py`, which reads, and `_chunks.py`, which writes.
+A sample is an image, a subfolder of images (a clip, its frames in the order of their names) or
+a video file. Each frame goes through the processor as an image, the samples go through the
+Qwen3-VL vision tower in batches, and what the tower's merger gives is averaged over a sample's
+tokens.
 
 Claims
   whole       A chunk of features is there whole and in the index, or not at all, whenever the
@@ -40,26 +41,31 @@ from __future__ import annotations
 
 import argparse
 import hashlib
-import importlib.util
 import json
 import os
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
-from PIL import Image, ImageOps
-from safetensors.torch import save_file
+from _chunks import (
+    Chunk,
+    Failure,
+    Part,
+    RefusalError,
+    refuse_other_settings,
+    write_chunk,
+    write_index,
+    write_json,
+)
+from _samples import Pixels, found_samples, read_batch
 from torch import nn
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
-IMAGES = {".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"}
-VIDEOS = {".avi", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".webm"}
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
 TRUE_WIDTH = {
     "depth": 24,
@@ -76,128 +82,6 @@ PROCESSOR = {
     "image_mean": [0.5, 0.5, 0.5],
     "image_std": [0.5, 0.5, 0.5],
 }
-
-Part = dict[str, Any]
-
-
-class RefusalError(Exception):
-    """What was asked for cannot be done; the message says what to do about it."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Pixels:
-    """One sample, cut into patches: values (patches, C * T * P * P) and grid (frames, 3)."""
-
-    values: torch.Tensor
-    grid: torch.Tensor
-
-
-@dataclass(frozen=True, kw_only=True)
-class Failure:
-    """Why a sample has no features."""
-
-    reason: str
-
-
-@dataclass(frozen=True, kw_only=True)
-class Chunk:
-    """Samples that share a file, and the names of that file and of the JSON beside it."""
-
-    number: int
-    samples: Sequence[Path]
-    folder: Path
-
-    @property
-    def file(self) -> Path:
-        return self.folder / f"features-{self.number:05d}.safetensors"
-
-    @property
-    def part(self) -> Path:
-        return self.file.with_suffix(".json")
-
-    def finished(self, *, retry_failed: bool = False) -> Part | None:
-        """What the JSON says, if it is there and its file is the one that it speaks of."""
-        if not self.part.exists():
-            return None
-        part: Part = json.loads(self.part.read_text(encoding="utf-8"))
-        there = self.file.stat().st_size if self.file.exists() else 0
-        return part if there == part["bytes"] and not (retry_failed and part["failed"]) else None
-
-
-# ---- the input
-
-
-def found_samples(folder: Path) -> list[Path]:
-    """The samples of a folder, in the order of their names."""
-    if not folder.is_dir():
-        raise RefusalError(f"{folder} is no folder: give one that holds images or clips")
-    entries = sorted(path for path in folder.iterdir() if not path.name.startswith("."))
-    samples = [path for path in entries if path.is_dir() or path.suffix.lower() in IMAGES | VIDEOS]
-    videos = [path for path in samples if path.suffix.lower() in VIDEOS and not path.is_dir()]
-    if videos and importlib.util.find_spec("av") is None:
-        raise RefusalError(
-            f"{videos[0]}: reading a video file needs PyAV, which is not installed: "
-            "`pip install av`, or make the video a folder of images"
-        )
-    if not samples:
-        raise RefusalError(f"{folder} holds no image, no folder of images and no video")
-    return samples
-
-
-def spread(total: int, count: int) -> list[int]:
-    """Where each of `count` equal stretches of `total` frames begins; all of them if fewer."""
-    return [i * total // count for i in range(count)] if total > count else list(range(total))
-
-
-def opened(path: Path) -> Image.Image:
-    with Image.open(path) as image:
-        return ImageOps.exif_transpose(image).convert("RGB")
-
-
-def video_frames(path: Path, count: int) -> list[Image.Image]:
-    import av
-
-    with av.open(str(path)) as video:  # a header may be wrong about the number of frames
-        total = sum(1 for _ in video.decode(video=0))
-    wanted = set(spread(total, count))
-    with av.open(str(path)) as video:
-        decoded = enumerate(video.decode(video=0))
-        return [frame.to_image() for number, frame in decoded if number in wanted]
-
-
-def frames_of(sample: Path, count: int) -> list[Image.Image]:
-    """At most `count` frames, evenly spread over a clip; the one frame of an image."""
-    if not sample.is_dir():
-        is_video = sample.suffix.lower() in VIDEOS
-        frames = video_frames(sample, count) if is_video else [opened(sample)]
-    else:
-        files = sorted(path for path in sample.iterdir() if path.suffix.lower() in IMAGES)
-        frames = [opened(files[i]) for i in spread(len(files), count)]
-    if not frames:
-        raise ValueError("it has no frames")
-    return frames
-
-
-def with_short_edge(image: Image.Image, edge: int | None) -> Image.Image:
-    if edge is None or min(image.size) == edge:
-        return image
-    width, height = (max(edge, round(side * edge / min(image.size))) for side in image.size)
-    return image.resize((width, height), Image.Resampling.BICUBIC)
-
-
-def read_batch(samples: Sequence[Path], **settings: Any) -> list[Pixels | Failure]:
-    """Runs in the workers, where there are any."""
-    return [read(sample, **settings) for sample in samples]
-
-
-def read(sample: Path, processor: Any, frames: int, short_edge: int | None) -> Pixels | Failure:
-    """One sample through the processor; alone, so that a broken one spoils no other."""
-    try:
-        images = [with_short_edge(image, short_edge) for image in frames_of(sample, frames)]
-        output = processor(images=images, return_tensors="pt")
-    except Exception as error:  # noqa: BLE001 - whatever a file can do to its decoder
-        return Failure(reason=f"{type(error).__name__}: {error}")
-    return Pixels(values=output["pixel_values"], grid=output["image_grid_thw"])
 
 
 # ---- the model
@@ -299,90 +183,6 @@ def features(
     good = [each for each in batch if isinstance(each, Pixels)]
     tokens = iter(merged_tokens(tower, good) if good else ())
     return [each if isinstance(each, Failure) else feature(next(tokens), kept) for each in batch]
-
-
-# ---- the output
-
-
-def written(target: Path, write: Callable[[Path], object], rank: int = 0) -> None:
-    """A file that is there whole or not at all, even if the power fails."""
-    partial_file = target.with_name(f"{target.name}.partial-{rank}")
-    try:
-        write(partial_file)
-        with partial_file.open("rb+") as stream:
-            os.fsync(stream.fileno())
-        partial_file.replace(target)
-    finally:
-        partial_file.unlink(missing_ok=True)
-    if os.name == "posix":
-        folder = os.open(target.parent, os.O_RDONLY)
-        os.fsync(folder)
-        os.close(folder)
-
-
-def write_json(target: Path, content: Mapping[str, Any], rank: int = 0) -> None:
-    text = json.dumps(content, indent=1) + "\n"
-    written(target, lambda path: path.write_text(text, encoding="utf-8"), rank)
-
-
-def write_chunk(
-    chunk: Chunk, made: Sequence[torch.Tensor | Failure], kept: str, batches: Sequence[Part]
-) -> Part:
-    """The chunk's file, and after it the JSON that makes it count."""
-    chunk.part.unlink(missing_ok=True)
-    named = list(zip((path.name for path in chunk.samples), made, strict=True))
-    good = [(name, each) for name, each in named if isinstance(each, torch.Tensor)]
-    if kept == "mean":
-        places = [{"key": "features", "row": row} for row in range(len(good))]
-        tensors = {"features": torch.stack([each for _, each in good])} if good else {}
-    else:
-        places = [{"key": f"{row:05d}", "row": None} for row in range(len(good))]
-        tensors = {f"{row:05d}": each for row, (_, each) in enumerate(good)}
-    written(chunk.file, lambda path: save_file(tensors, path))
-    described = {
-        name: {"file": chunk.file.name, **place, "shape": list(each.shape), "dtype": dtype_of(each)}
-        for (name, each), place in zip(good, places, strict=True)
-    }
-    part = {
-        "bytes": chunk.file.stat().st_size,
-        "samples": described,
-        "failed": {name: each.reason for name, each in named if isinstance(each, Failure)},
-        "batches": list(batches),
-    }
-    write_json(chunk.part, part)
-    return part
-
-
-def dtype_of(tensor: torch.Tensor) -> str:
-    return str(tensor.dtype).removeprefix("torch.")
-
-
-def write_index(chunks: Sequence[Chunk], out: Path, rank: int) -> Part | None:
-    """All the chunks' JSONs as one, once they are all there: whichever rank is last does it."""
-    parts = [part for part in (chunk.finished() for chunk in chunks) if part is not None]
-    if len(parts) < len(chunks):
-        return None
-    index = {
-        "settings": json.loads((out / "settings.json").read_text(encoding="utf-8")),
-        "samples": {name: place for part in parts for name, place in part["samples"].items()},
-        "failed": {name: reason for part in parts for name, reason in part["failed"].items()},
-    }
-    write_json(out / "index.json", index, rank)
-    return index
-
-
-def refuse_other_settings(path: Path, settings: Mapping[str, Any]) -> None:
-    """Refuse to go on in a folder whose features were made in another way."""
-    if not path.exists():
-        return
-    begun = json.loads(path.read_text(encoding="utf-8"))
-    differing = [key for key in settings if begun.get(key) != settings[key]]
-    if differing:
-        changes = "; ".join(f"{key} was {begun.get(key)}, now {settings[key]}" for key in differing)
-        raise RefusalError(
-            f"{path.parent} was begun with other settings: {changes}. "
-            "Use those, or another output folder"
-        )
 
 
 # ---- the job

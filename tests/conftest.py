@@ -8,6 +8,8 @@ from typing import Any
 
 import pytest
 
+pytest.register_assert_rewrite("tests.feature_extraction")
+
 from qwenprof.workload.families import qwen3_vl
 
 TINY_VISION = {

@@ -1,111 +1,45 @@
-"""The extraction job as its users run it: chunks that survive a kill, ranks, broken input."""
+"""The extraction job as its users run it: its features, broken input, refusals."""
 
 from __future__ import annotations
 
-import importlib
+import importlib.util
 import json
-import os
 import shutil
-import signal
 import subprocess
 import sys
-import time
-from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
-from typing import Any
 
 import pytest
 import torch
 from PIL import Image
-from safetensors import safe_open
 from transformers.models.qwen3_vl.configuration_qwen3_vl import Qwen3VLConfig, Qwen3VLVisionConfig
 from transformers.models.qwen3_vl.modeling_qwen3_vl import (
     Qwen3VLForConditionalGeneration,
     Qwen3VLVisionModel,
 )
 
-from tests.conftest import TINY_VISION
-
-SCRIPT = Path(__file__).parents[1] / "benchmarks" / "extract_features.py"
-WIDTH = 32
-TINY = TINY_VISION | {"depth": 2, "out_hidden_size": WIDTH}
-
-
-@pytest.fixture
-def script(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
-    monkeypatch.syspath_prepend(SCRIPT.parent)
-    for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK"):
-        monkeypatch.delenv(name, raising=False)
-    return importlib.import_module(SCRIPT.stem)
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """A tower of two narrow blocks, saved alone."""
-    return saved_tower(tmp_path_factory.mktemp("tower"), seed=0)
-
-
-@pytest.fixture
-def images(tmp_path: Path) -> Path:
-    """Five images of three shapes and a clip of five frames: two chunks of three samples."""
-    folder = tmp_path / "input"
-    clip = folder / "clip"
-    clip.mkdir(parents=True)
-    for number in range(5):
-        save_image(folder / f"image-{number}.png", 64 + 32 * (number % 3), number)
-        save_image(clip / f"{number}.jpg", 64, 10 + number)
-    return folder
-
-
-def saved_tower(folder: Path, seed: int) -> str:
-    torch.manual_seed(seed)
-    Qwen3VLVisionModel._from_config(Qwen3VLVisionConfig(**TINY)).save_pretrained(folder)
-    return str(folder)
-
-
-def save_image(path: Path, width: int, seed: int) -> None:
-    generator = torch.Generator().manual_seed(seed)
-    noise = torch.randint(0, 256, (64, width, 3), dtype=torch.uint8, generator=generator)
-    Image.fromarray(noise.numpy()).save(path)
-
-
-def command(images: Path, out: Path, model: str, *more: str) -> list[str]:
-    chosen = ["--model", model, "--device", "cpu", "--frames", "2", "--chunk-size", "3"]
-    return [str(images), str(out), *chosen, "--batch-size", "2", *more]
-
-
-def index_of(out: Path) -> dict[str, Any]:
-    index: dict[str, Any] = json.loads((out / "index.json").read_text(encoding="utf-8"))
-    return index
-
-
-def features_of(out: Path) -> dict[str, torch.Tensor]:
-    """As a user reads them: by the index."""
-    found = {}
-    for name, place in index_of(out)["samples"].items():
-        with safe_open(out / place["file"], "pt") as file:
-            tensor = file.get_tensor(place["key"]).clone()  # it would follow changes of the file
-        found[name] = tensor if place["row"] is None else tensor[place["row"]]
-        assert list(found[name].shape) == place["shape"]
-        assert str(found[name].dtype) == f"torch.{place['dtype']}"
-    return found
-
-
-def chunk_times(out: Path) -> dict[str, int]:
-    return {path.name: path.stat().st_mtime_ns for path in sorted(out.glob("features-*"))}
-
-
-def assert_same(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> None:
-    assert list(one) == list(other)
-    for name, feature in one.items():
-        torch.testing.assert_close(feature, other[name], rtol=1e-4, atol=1e-5)
+from tests.feature_extraction import (  # noqa: F401 - fixtures are asked for by name
+    SCRIPT,
+    TINY,
+    WIDTH,
+    assert_same,
+    chunk_times,
+    command,
+    features_of,
+    images_fixture,
+    index_of,
+    model_fixture,
+    saved_tower,
+    script_fixture,
+)
 
 
 def test_it_knows_nothing_of_qwenprof() -> None:
-    assert "import qwenprof" not in (text := SCRIPT.read_text(encoding="utf-8"))
-    assert "from qwenprof" not in text
-    assert "_common" not in text
+    for path in (SCRIPT, *map(SCRIPT.with_name, ("_chunks.py", "_samples.py"))):
+        assert "import qwenprof" not in (text := path.read_text(encoding="utf-8"))
+        assert "from qwenprof" not in text
+        assert "_common" not in text
 
 
 class TestFeatures:
@@ -166,14 +100,16 @@ class TestFeatures:
         assert_same(features_of(tmp_path / "by whole"), features_of(tmp_path / "by tower"))
 
     def test_frames_are_spread_over_a_clip(self, script: ModuleType) -> None:
-        assert script.spread(10, 3) == [0, 3, 6]
-        assert script.spread(2, 8) == [0, 1]
-        assert script.spread(5, 5) == [0, 1, 2, 3, 4]
+        spread = importlib.import_module("_samples").spread
+        assert spread(10, 3) == [0, 3, 6]
+        assert spread(2, 8) == [0, 1]
+        assert spread(5, 5) == [0, 1, 2, 3, 4]
 
     def test_the_short_edge_keeps_the_shape(self, script: ModuleType) -> None:
         image = Image.new("RGB", (1280, 720))
-        assert script.with_short_edge(image, 336).size == (597, 336)
-        assert script.with_short_edge(image, None).size == (1280, 720)
+        resized = importlib.import_module("_samples").with_short_edge
+        assert resized(image, 336).size == (597, 336)
+        assert resized(image, None).size == (1280, 720)
 
 
 class TestBrokenInput:
@@ -245,7 +181,7 @@ class TestBrokenInput:
         capsys: pytest.CaptureFixture[str],
     ) -> None:
         (images / "drive.mp4").touch()
-        monkeypatch.setattr(script.importlib.util, "find_spec", lambda _: None)
+        monkeypatch.setattr(importlib.util, "find_spec", lambda _: None)
         assert script.main(command(images, tmp_path / "out", model)) == 2
         assert "drive.mp4: reading a video file needs PyAV" in capsys.readouterr().err
 
@@ -298,272 +234,6 @@ class TestBrokenInput:
         (tmp_path / "config.json").write_text('{"model_type": "qwen2_vl"}')
         assert script.main(command(images, tmp_path / "out", str(tmp_path))) == 2
         assert "is a 'qwen2_vl', not a Qwen3-VL" in capsys.readouterr().err
-
-
-class TestGoingOn:
-    def test_with_other_settings_is_refused(
-        self,
-        script: ModuleType,
-        images: Path,
-        model: str,
-        tmp_path: Path,
-        capsys: pytest.CaptureFixture[str],
-    ) -> None:
-        # GIVEN a finished job
-        out = tmp_path / "out"
-        script.main(command(images, out, model))
-        before = chunk_times(out)
-        for more, named in {
-            ("--dtype", "bf16"): "dtype was fp32, now bf16",
-            ("--frames", "3"): "frames was 2, now 3",
-            ("--chunk-size", "2"): "chunk_size was 3, now 2",
-            ("--short-edge", "32"): "short_edge was None, now 32",
-            ("--tokens", "all"): "tokens was mean, now all",
-        }.items():
-            # WHEN it is to go on otherwise THEN it says what differs, and touches nothing
-            assert script.main(command(images, out, model, *more)) == 2
-            assert named in capsys.readouterr().err
-            assert chunk_times(out) == before
-
-    def test_with_other_random_weights_or_samples_is_refused(
-        self,
-        script: ModuleType,
-        images: Path,
-        tmp_path: Path,
-        monkeypatch: pytest.MonkeyPatch,
-        capsys: pytest.CaptureFixture[str],
-    ) -> None:
-        monkeypatch.setattr(script, "TRUE_WIDTH", TINY)
-        out = tmp_path / "out"
-        asked = [str(images), str(out), "--random-weights", "--depth", "1", "--device", "cpu"]
-        assert script.main(asked) == 0
-        assert script.main([*asked, "--seed", "1"]) == 2
-        assert "seed was 0, now 1" in capsys.readouterr().err
-        save_image(images / "more.png", 64, 0)
-        assert script.main(asked) == 2
-        assert "samples was 6, now 7" in capsys.readouterr().err
-
-    def test_with_other_weights_under_the_same_name_is_refused(
-        self,
-        script: ModuleType,
-        images: Path,
-        tmp_path: Path,
-        capsys: pytest.CaptureFixture[str],
-    ) -> None:
-        # GIVEN a job that lacks a chunk, and a checkpoint that was replaced meanwhile
-        out, folder = tmp_path / "out", tmp_path / "tower"
-        asked = command(images, out, saved_tower(folder, seed=0))
-        script.main(asked)
-        (out / "features-00001.json").unlink()
-        saved_tower(folder, seed=1)
-        # WHEN it goes on THEN the two are not mixed
-        assert script.main(asked) == 2
-        assert "weights_sha256 was" in capsys.readouterr().err
-
-    def test_with_another_batch_size_is_fine(
-        self, script: ModuleType, images: Path, model: str, tmp_path: Path
-    ) -> None:
-        out = tmp_path / "out"
-        script.main(command(images, out, model))
-        whole = features_of(out)
-        (out / "features-00001.json").unlink()
-        assert script.main(command(images, out, model, "--batch-size", "1")) == 0
-        assert_same(features_of(out), whole)
-
-    def test_what_a_kill_leaves_behind_is_not_taken_for_a_chunk(
-        self, script: ModuleType, images: Path, model: str, tmp_path: Path
-    ) -> None:
-        # GIVEN half a file under its temporary name, a chunk without its JSON, and a JSON whose
-        # chunk is cut off
-        out = tmp_path / "out"
-        script.main(command(images, out, model))
-        whole = features_of(out)
-        (out / "features-00000.safetensors.partial-0").write_bytes(b"half")
-        (out / "features-00000.json").unlink()
-        cut = out / "features-00001.safetensors"
-        cut.write_bytes(cut.read_bytes()[:-8])
-        # WHEN the job goes on THEN all of it is made again
-        assert script.main(command(images, out, model)) == 0
-        assert_same(features_of(out), whole)
-        assert not list(out.glob("*.partial*"))
-
-    def test_nothing_counts_whose_write_failed(
-        self,
-        script: ModuleType,
-        images: Path,
-        model: str,
-        tmp_path: Path,
-        monkeypatch: pytest.MonkeyPatch,
-    ) -> None:
-        # GIVEN a disk that is full at the second chunk
-        save, out = script.save_file, tmp_path / "out"
-
-        def full(tensors: dict[str, torch.Tensor], path: Path) -> None:
-            save(tensors, path)
-            if "00001" in path.name:
-                path.write_bytes(path.read_bytes()[:10])
-                raise OSError(28, "No space left on device")
-
-        monkeypatch.setattr(script, "save_file", full)
-        # WHEN the job runs THEN it ends with the reason, and only the first chunk is there
-        assert script.main(command(images, out, model)) == 2
-        assert sorted(path.name for path in out.iterdir()) == [
-            "features-00000.json",
-            "features-00000.safetensors",
-            "settings.json",
-        ]
-
-
-@pytest.fixture
-def stuck(images: Path) -> Iterator[Path]:
-    """A named pipe in place of an image of the second chunk: who reads it waits for ever."""
-    path = images / "image-3.png"
-    whole = path.read_bytes()
-    path.unlink()
-    os.mkfifo(path)
-    yield path
-    path.unlink()
-    path.write_bytes(whole)
-
-
-def started(asked: list[str], first: Path) -> subprocess.Popen[str]:
-    """The job as a process of its own, once its first chunk is there."""
-    process = subprocess.Popen(
-        [sys.executable, str(SCRIPT), *asked], stderr=subprocess.PIPE, text=True
-    )
-    deadline_s = time.monotonic() + 120
-    while not first.exists():
-        assert process.poll() is None, process.communicate()
-        assert time.monotonic() < deadline_s
-        time.sleep(0.02)
-    return process
-
-
-@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="this system has no named pipes")
-class TestKilled:
-    @pytest.mark.parametrize(
-        ("how", "code"), [(signal.SIGKILL, -signal.SIGKILL), (signal.SIGINT, 130)], ids=["9", "2"]
-    )
-    def test_in_the_middle_it_goes_on_and_redoes_nothing(
-        self,
-        how: signal.Signals,
-        code: int,
-        script: ModuleType,
-        images: Path,
-        model: str,
-        tmp_path: Path,
-        request: pytest.FixtureRequest,
-    ) -> None:
-        # GIVEN a job that is stopped in its second chunk
-        script.main(command(images, tmp_path / "whole", model))
-        pipe, out = request.getfixturevalue("stuck"), tmp_path / "out"
-        process = started(command(images, out, model), out / "features-00000.json")
-        process.send_signal(how)
-        _, errors = process.communicate(timeout=60)
-        # THEN it has left its first chunk, and says so if it could
-        assert process.returncode == code, errors
-        if how == signal.SIGINT:
-            assert errors.splitlines()[-1] == "interrupted; the same command goes on from here"
-        first = chunk_times(out)
-        assert list(first) == ["features-00000.json", "features-00000.safetensors"]
-        assert not (out / "index.json").exists()
-        # WHEN it goes on THEN the first chunk is not touched, and the features are the same
-        pipe.unlink()
-        save_image(pipe, 64, 3)
-        assert script.main(command(images, out, model)) == 0
-        assert {name: chunk_times(out)[name] for name in first} == first
-        assert_same(features_of(out), features_of(tmp_path / "whole"))
-
-    @pytest.mark.slow
-    def test_at_any_moment_it_leaves_whole_chunks(
-        self, script: ModuleType, images: Path, model: str, tmp_path: Path
-    ) -> None:
-        # GIVEN a job of many chunks, and its features
-        for number in range(60):
-            save_image(images / f"more-{number:02d}.png", 64, number)
-        asked = ["--chunk-size", "1", "--batch-size", "1"]
-        script.main(command(images, tmp_path / "whole", model, *asked))
-        out, kept = tmp_path / "out", -1
-        # WHEN it is killed again and again, each time at another moment
-        for delay_s in (0.0, 0.003, 0.01, 0.04, 0.11, 0.27, 0.5):
-            done = sorted(out.glob("features-*.json"))
-            assert len(done) > kept
-            kept = len(done)
-            following = out / f"features-{kept:05d}.json"
-            if following.stem == "features-00066":
-                break
-            process = started(command(images, out, model, *asked), following)
-            time.sleep(delay_s)
-            process.kill()
-            process.communicate()
-            # THEN every chunk that counts can be read
-            for part in out.glob("features-*.json"):
-                (place,) = json.loads(part.read_text())["samples"].values()
-                with safe_open(out / place["file"], "pt") as file:
-                    assert file.get_tensor("features").shape == (1, WIDTH)
-        # and at the end nothing is missing
-        assert script.main(command(images, out, model, *asked)) == 0
-        assert_same(features_of(out), features_of(tmp_path / "whole"))
-
-
-class TestRanks:
-    def test_they_share_the_work_and_the_last_one_merges(
-        self,
-        script: ModuleType,
-        images: Path,
-        model: str,
-        tmp_path: Path,
-        monkeypatch: pytest.MonkeyPatch,
-    ) -> None:
-        # GIVEN a broken image in the first rank's share
-        (images / "image-0.png").write_bytes(b"")
-        script.main(command(images, tmp_path / "one", model))
-        # WHEN two ranks run, the first one first
-        out = tmp_path / "two"
-        monkeypatch.setenv("WORLD_SIZE", "2")
-        monkeypatch.setenv("RANK", "0")
-        # THEN it does its own chunk, and does not fail: torchrun would kill the other
-        assert script.main(command(images, out, model)) == 0
-        assert list(chunk_times(out)) == ["features-00000.json", "features-00000.safetensors"]
-        assert not (out / "index.json").exists()
-        # and the last one has the index and the exit code
-        monkeypatch.setenv("RANK", "1")
-        assert script.main(command(images, out, model)) == 1
-        assert_same(features_of(out), features_of(tmp_path / "one"))
-        assert list(index_of(out)["failed"]) == ["image-0.png"]
-
-    def test_another_number_of_ranks_goes_on(
-        self,
-        script: ModuleType,
-        images: Path,
-        model: str,
-        tmp_path: Path,
-        monkeypatch: pytest.MonkeyPatch,
-    ) -> None:
-        out = tmp_path / "out"
-        monkeypatch.setenv("WORLD_SIZE", "2")
-        monkeypatch.setenv("RANK", "1")
-        script.main(command(images, out, model))
-        monkeypatch.setenv("WORLD_SIZE", "1")
-        monkeypatch.setenv("RANK", "0")
-        assert script.main(command(images, out, model)) == 0
-        assert len(features_of(out)) == 6
-
-    @pytest.mark.slow
-    def test_torchrun_starts_them(
-        self, script: ModuleType, images: Path, model: str, tmp_path: Path
-    ) -> None:
-        script.main(command(images, tmp_path / "one", model))
-        for number in range(2):  # more ranks than chunks at first, then nothing left to do
-            ranks = ["-m", "torch.distributed.run", "--nproc-per-node", "3", str(SCRIPT)]
-            done = subprocess.run(
-                [sys.executable, *ranks, *command(images, tmp_path / "ranks", model)],
-                capture_output=True,
-                text=True,
-                check=False,
-            )
-            assert done.returncode == 0, (number, done.stderr)
-            assert_same(features_of(tmp_path / "ranks"), features_of(tmp_path / "one"))
 
 
 @pytest.mark.slow

@@ -54,6 +54,7 @@ def measure(bench: Bench) -> None:
     ends, between = _ends(forward), _between(forward)
     _compare(forward, ends, MAIN_SHARE, every_variant=True)
     _compare(backward, ends, BACKWARD_SHARE, every_variant=True)
+    _run_fused(subject.require_vision().tower, [forward, backward], deadline_s - clock.now_s())
     _compare(forward, between, OTHER_COUNTS_SHARE)
     for dtype in (each for each in DTYPES if each != bench.dtype):
         projection = Projection.of(conv, patches, _torch_dtype(dtype))
@@ -61,7 +62,6 @@ def measure(bench: Bench) -> None:
         _compare(other, [*ends, *between], OTHER_DTYPES_SHARE / (len(DTYPES) - 1))
     for row in launch_rows(forward.projection):
         bench.add_row("launches", row)
-    _run_fused(subject.require_vision().tower, [forward, backward], deadline_s - clock.now_s())
     _run_alone([forward, backward], deadline_s)
 
 

@@ -112,6 +112,7 @@ def compared(simulated_gpu: Record, changed: Callable[..., Record]) -> Record:
         variant("Linear"),
         variant("Conv3d", "backward", median_s=0.02, speedup=1.0),
         variant("Linear", "backward"),
+        variant("Conv3d", patches=256, median_s=0.003, speedup=1.0),
         variant("slow", patches=64, median_s=0.5, ci_low_s=None, ci_high_s=None, n=1),
         unmeasured("slow"),
         unmeasured("slow", "backward"),

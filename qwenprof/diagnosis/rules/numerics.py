@@ -11,13 +11,13 @@ import math
 from collections.abc import Sequence
 
 from qwenprof.diagnosis.bounds import number, positive
-from qwenprof.diagnosis.finding import Finding, Rule, not_assessed
+from qwenprof.diagnosis.finding import Finding, Rule, Severity, not_assessed
 from qwenprof.formatting import listed, plural, significant, times
 from qwenprof.record.record import Record, Row
 
 NAME, QUESTION = "numerics", "Does the patch embedding compute the right numbers?"
 CONV, FIXED = "Conv3d", ("fix (view)", "apply_fix()", "undo_fix()", "linearize_model()")
-REFERENCE, ABSOLUTE = "fp64", "max abs difference"
+REFERENCE, ABSOLUTE, CONTROL = "fp64", "max abs difference", "control: "
 LINKS = ("https://github.com/pytorch/pytorch/issues/163539",)
 WRONG = 3.0  # times the tolerance: no longer a matter of rounding
 MOST_NAMED = 4
@@ -93,13 +93,21 @@ def _problem(record: Record, failed: Sequence[Row], evidence: tuple[str, ...]) -
     return Finding(
         rule=NAME,
         verdict="problem",
-        severity="critical" if own else "warning",
+        severity=_severity(failed, own),
         title=_title(failed, by_fix, by_both),
         culprit=culprit,
         evidence=(f"Failed: {named}{more}.", *evidence),
-        advice=_advice(by_fix, by_both, own),
+        advice=_advice(failed, by_fix, by_both),
         links=LINKS if _is_that_bug(record, failed) else (),
     )
+
+
+def _severity(failed: Sequence[Row], own: Sequence[Row]) -> Severity:
+    """Worse in the workload's own dtype, and where it is no longer a matter of rounding."""
+    wrong = max(map(_factor, own or failed)) >= WRONG
+    if own:
+        return "critical" if wrong else "warning"
+    return "warning" if wrong else "info"
 
 
 def _twin(row: Row, failed: Sequence[Row]) -> bool:
@@ -134,15 +142,15 @@ def _factor(row: Row) -> float:
     return value / tolerance
 
 
-def _advice(by_fix: Sequence[Row], by_both: Sequence[Row], own: Sequence[Row]) -> str:
+def _advice(failed: Sequence[Row], by_fix: Sequence[Row], by_both: Sequence[Row]) -> str:
     if by_fix:
         return "Do not use the fix here, and report this record."
     if by_both:
         return "This is the device's arithmetic or its settings, not the convolution."
-    where = "" if own else " This is not the workload's dtype: it concerns whoever uses that one."
+    dtypes = listed(list(dict.fromkeys(str(row.get("dtype")) for row in failed)))
     return (
-        "Do not train with this convolution; the fix computes the same map as a matrix product: "
-        f"qwenprof.apply_fix(), or qwenprof run SCRIPT.{where}"
+        f"Do not train in {dtypes} with this convolution; the fix computes the same map as a "
+        "matrix product: qwenprof.apply_fix(), or qwenprof run SCRIPT."
     )
 
 
@@ -177,8 +185,9 @@ def _said(row: Row) -> str:
     value, tolerance = (significant(number(row.get(key))) for key in ("value", "tolerance"))
     dtype = f" in {row.get('dtype')}" if row.get("dtype") else ""
     patches = f" on {row.get('patches')} patches" if row.get("patches") else ""
+    check = str(row.get("check")).removeprefix(CONTROL)
     return (
-        f"{row.get('check')} of {row.get('variant')}{dtype}{patches}, {row.get('metric')} {value} "
+        f"{check} of {row.get('variant')}{dtype}{patches}, {row.get('metric')} {value} "
         f"where {tolerance} is allowed"
     )
 

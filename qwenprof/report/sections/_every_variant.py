@@ -69,16 +69,19 @@ def every_variant(record: Record, dtype: str, most: float) -> list[Block]:
 
 
 def _tried(rows: Sequence[Row], direction: str, most: float) -> dict[str, Tried]:
-    """By variant, in the order of the record."""
+    """By variant, in the order of the record: the measurement on the most patches."""
     found: dict[str, Tried] = {}
     for row in rows:
-        if row.get("direction") != direction:
-            continue
-        name, on_all = text(row.get("variant")), number(row.get("patches")) == most
-        before = found.get(name)
-        if before is None or is_measured(row) or (on_all and not before.is_measured):
-            found[name] = Tried(row=row, on_all=on_all)
+        if row.get("direction") == direction:
+            tried = Tried(row=row, on_all=number(row.get("patches")) == most)
+            before = found.setdefault(text(row.get("variant")), tried)
+            if _weight(tried) > _weight(before):
+                found[text(row.get("variant"))] = tried
     return found
+
+
+def _weight(tried: Tried) -> tuple[bool, float]:
+    return tried.is_measured, number(tried.row.get("patches")) or 0.0
 
 
 def _table(forward: dict[str, Tried], backward: dict[str, Tried]) -> Table:

@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-pytest.register_assert_rewrite("tests.feature_extraction")
-
 from qwenprof.workload.families import qwen3_vl
+
+pytest.register_assert_rewrite("tests.feature_extraction")
 
 TINY_VISION = {
     "depth": 3,

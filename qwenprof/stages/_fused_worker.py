@@ -62,6 +62,7 @@ class Timed(msgspec.Struct, frozen=True, kw_only=True):
     """Cells of one row, and its series by what their names end in."""
 
     row: Row
+    bias: bool
     series: dict[str, Series]
 
 
@@ -180,7 +181,9 @@ def _timed(order: Order, fused: nn.Module, projection: Projection) -> Answer:
         peak = affordable_peak_bytes(call, order.device, timing, allowance)
         cells = projection.errors(FUSED, direction) | {"peak_bytes": peak}
         row = timing_columns(timing) | cells
-        answer.directions[direction] = Timed(row=row, series=timing.series(""))
+        answer.directions[direction] = Timed(
+            row=row, bias=projection.conv.bias is not None, series=timing.series("")
+        )
     return answer
 
 

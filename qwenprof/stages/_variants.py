@@ -261,21 +261,28 @@ def _cudnn_direct(conv: nn.Conv3d) -> Layer:
 
 
 def _compiled(conv: nn.Conv3d) -> Layer:
-    import torch
-
-    return Layer(forward=torch.compile(conv, dynamic=False), parameters=_of_module(conv))
+    return Layer(forward=_compile(conv), parameters=_of_module(conv))
 
 
 def _linear_compiled(conv: nn.Conv3d) -> Layer:
-    import torch
-
     from qwenprof.fix.linearize import linearize
 
     linear = linearize(conv)
-    compiled = torch.compile(linear, dynamic=False)
+    compiled = _compile(linear)
     return Layer(
         forward=lambda patches: compiled(patches.flatten(1)), parameters=_of_module(linear)
     )
+
+
+def _compile(module: nn.Module) -> Callable[[torch.Tensor], torch.Tensor]:
+    """The compiled module. The compiler's remark that there is no GPU is not for the user."""
+    import logging
+
+    import torch
+
+    logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)
+    compiled: Callable[[torch.Tensor], torch.Tensor] = torch.compile(module, dynamic=False)
+    return compiled
 
 
 def library_off(device_type: str) -> Callable[[], AbstractContextManager[None]]:

@@ -15,6 +15,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from qwenprof.errors import NotApplicable, QwenprofError, reason_of
+from qwenprof.record.record import Row
 from qwenprof.stages._launches import launch_rows
 from qwenprof.stages._projection import BACKWARD, FORWARD, Projection, conv_and_patches
 from qwenprof.stages._rounds import Round, is_able, run_round
@@ -145,7 +146,8 @@ def _run_fused(tower: Tower, rounds: list[Round], left_s: float) -> None:
         key = round_.key(FUSED)
         round_.bench.add_series({key + name: each for name, each in timed.series.items()})
         speedup = round_.speedup(FUSED, timed.series[""].values)
-        round_.add_row(FUSED, FUSED_WHAT, timed.row | speedup | {"backend": "GEMM", "status": "ok"})
+        cells: Row = {"backend": "GEMM", "bias": timed.bias, "status": "ok", "reason": None}
+        round_.add_row(FUSED, FUSED_WHAT, timed.row | speedup | cells)
 
 
 def _order(tower: Tower, round_: Round) -> Order:

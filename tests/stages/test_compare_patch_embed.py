@@ -75,6 +75,15 @@ def test_every_variant_has_a_row_in_both_directions(record: Record) -> None:
         assert all(row["reason"] for row in rows if row["status"] != "ok")
 
 
+def test_the_row_of_the_fusion_has_the_columns_of_all_others(tiny: dict[str, Any]) -> None:
+    record = runner.run(Workload.default(**tiny), [STAGE], budget_s=25.0)
+
+    rows = record.rows(STAGE, "variants")
+    assert len({tuple(sorted(row)) for row in rows}) == 1
+    (fused, *_) = rows_of(record, variant=_variants.FUSED)
+    assert (fused["status"] == "ok") == knows_fusion()
+
+
 def test_what_runs_on_a_cpu_was_timed_and_is_right(record: Record) -> None:
     measured = rows_of(record, direction=FORWARD, dtype="fp32", status="ok")
 

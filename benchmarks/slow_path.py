@@ -18,9 +18,7 @@ How to read it
 from __future__ import annotations
 
 import sys
-from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Any
 
 import torch
 from _common import (
@@ -37,6 +35,7 @@ from _common import (
 from qwenprof.harness.statistics import fit_line
 from qwenprof.record.record import Record, Row
 from qwenprof.runner import run
+from qwenprof.stages._variants import library_off
 from qwenprof.workload.workload import Workload, resolved_device
 
 STAGE = "compare-patch-embed"
@@ -44,18 +43,12 @@ LOOPS = ("SlowDilated3d", "Slow3d")
 CLAIMED, CLAIMED_FIT = 10.0, 0.98
 
 
-def library_off(device: str) -> AbstractContextManager[Any]:
-    if device == "cpu":
-        return torch.backends.mkldnn.flags(enabled=False)
-    return torch.backends.cudnn.flags(enabled=False)
-
-
 def recorded(device: str, dtype: str, short_edge: int, budget_s: float, out: Path) -> Record:
     """The stage's record of one frame, with the library off from beginning to end."""
     workload = Workload.default(
         device, size="2b", scope="vision", frames=1, short_edge=short_edge, dtype=dtype
     )
-    with library_off(device):
+    with library_off(torch.device(device).type)():
         return run(workload, [STAGE], out, budget_s=budget_s)
 
 

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import math
+from typing import TYPE_CHECKING
 
 from qwenprof.record.record import Row
+
+if TYPE_CHECKING:
+    import torch
 
 UNIT_ROUNDOFF = {"fp32": 2.0**-24, "fp16": 2.0**-11, "bf16": 2.0**-8, "TF32": 2.0**-11}
 ACCUMULATION = 4.0
@@ -54,6 +58,21 @@ def rounding_tolerance(dtype: str, terms: int, cancellation: float) -> tuple[flo
         return tolerance, f"2 u(TF32){scaled} + {sums}: factors rounded to TF32, {source}"
     tolerance = UNIT_ROUNDOFF[dtype] + summing
     return tolerance, f"u({dtype}) + {sums}: one rounding of the result, {source}"
+
+
+def relative_error(found: torch.Tensor, exact: torch.Tensor) -> float:
+    """The error in the 2-norm; of what must be zero, 0 if it is and infinite if not."""
+    error, size = float((found - exact).norm()), float(exact.norm())
+    if size:
+        return error / size
+    return 0.0 if error == 0 else math.inf
+
+
+def least_cosine(left: torch.Tensor, right: torch.Tensor) -> float:
+    """The cosine of the two rows that agree least: (rows, width) each."""
+    import torch
+
+    return float(torch.nn.functional.cosine_similarity(left, right, dim=-1).min())
 
 
 def at_most(value: float, tolerance: float) -> Row:

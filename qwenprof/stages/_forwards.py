@@ -8,7 +8,15 @@ from typing import TYPE_CHECKING, Any
 
 from qwenprof.errors import MeasurementError, NotApplicable
 from qwenprof.record.record import Row
-from qwenprof.stages._checks import COSINE, PUBLISHED, UNIT_ROUNDOFF, at_least, at_most, not_checked
+from qwenprof.stages._checks import (
+    COSINE,
+    PUBLISHED,
+    UNIT_ROUNDOFF,
+    at_least,
+    at_most,
+    least_cosine,
+    not_checked,
+)
 from qwenprof.stages._variants import CONV, FIX
 from qwenprof.stages.stage import Bench
 
@@ -117,7 +125,7 @@ def _feature_cells(plain: torch.Tensor, linear: torch.Tensor) -> Row:
         "check": f"published: pooled features of {len(plain)} image(s) after the whole tower",
         "metric": f"{COSINE}, the least",
         "tolerance_source": PUBLISHED,
-        **at_least(_least_cosine(plain, linear), LEAST_COSINE),
+        **at_least(least_cosine(plain, linear), LEAST_COSINE),
     }
 
 
@@ -126,7 +134,7 @@ def _logit_cells(plain: torch.Tensor, linear: torch.Tensor) -> Row:
         "check": f"next-token logits of {len(plain)} sample(s)",
         "metric": f"{COSINE}, the least",
         "tolerance_source": PUBLISHED,
-        **at_least(_least_cosine(plain, linear), LEAST_COSINE),
+        **at_least(least_cosine(plain, linear), LEAST_COSINE),
     }
 
 
@@ -144,9 +152,3 @@ def _token_cells(plain: torch.Tensor, linear: torch.Tensor, dtype: str) -> Row:
     if not bool(clear.any()):
         return cells | not_checked("skipped", "every sample is a tie between two tokens")
     return cells | at_most(float((differs & clear).sum()), 0.0)
-
-
-def _least_cosine(left: torch.Tensor, right: torch.Tensor) -> float:
-    import torch
-
-    return float(torch.nn.functional.cosine_similarity(left, right, dim=-1).min())

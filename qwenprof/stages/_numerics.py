@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import copy
-import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING
 
 from qwenprof.errors import MeasurementError
 from qwenprof.record.record import Row
-from qwenprof.stages._checks import RELATIVE_ERROR, at_most, rounding_tolerance
+from qwenprof.stages._checks import RELATIVE_ERROR, at_most, relative_error, rounding_tolerance
 from qwenprof.stages._variants import SLOW_DIRECT, library_off
 
 if TYPE_CHECKING:
@@ -32,7 +31,7 @@ class Problem:
     """A projection to check: everything in fp64, holding values that the dtype can hold.
 
     patches: (N, C, *K). weight: (D, C, *K). bias: (D,) or None. direction: (N, D), the gradient
-    that flows back into the output.
+    that flows back into the output. known: results that were computed already.
     """
 
     dtype: str
@@ -40,45 +39,46 @@ class Problem:
     weight: torch.Tensor
     bias: torch.Tensor | None
     direction: torch.Tensor
+    known: Results = field(default_factory=dict)
 
     @cached_property
-    def exact(self) -> Results:
-        """Output and gradients in fp64, each as a matrix or vector."""
-        output = self._products(self.patches, self.weight, self.direction)
-        return output if self.bias is None else output | {OUTPUT: output[OUTPUT] + self.bias}
-
-    @cached_property
-    def partial_sums(self) -> dict[str, float]:
-        """What the partial sums of each result reach, 2-norm: roots of the sums of squares."""
-        squares = self._products(
-            self.patches.square(), self.weight.square(), self.direction.square()
-        )
-        return {name: float(each.sum().sqrt()) for name, each in squares.items()}
-
-    def _products(
-        self, patches: torch.Tensor, weight: torch.Tensor, direction: torch.Tensor
-    ) -> Results:
-        flat, kernels = patches.flatten(1), weight.flatten(1)
-        results = {
-            OUTPUT: flat @ kernels.T,
-            WEIGHT_GRADIENT: direction.T @ flat,
-            INPUT_GRADIENT: direction @ kernels,
+    def factors(self) -> dict[str, tuple[torch.Tensor, torch.Tensor]]:
+        """Output and gradients as products of two matrices; the output's bias comes on top."""
+        flat, kernels, direction = self.patches.flatten(1), self.weight.flatten(1), self.direction
+        products = {
+            OUTPUT: (flat, kernels.T),
+            WEIGHT_GRADIENT: (direction.T, flat),
+            INPUT_GRADIENT: (direction, kernels),
         }
-        return results if self.bias is None else results | {BIAS_GRADIENT: direction.sum(0)}
+        ones = direction.new_ones(1, len(direction))
+        return products if self.bias is None else products | {BIAS_GRADIENT: (ones, direction)}
 
-    def terms(self) -> dict[str, int]:
+    def exact(self, name: str) -> torch.Tensor:
+        """A result in fp64, as a matrix; computed once."""
+        if name not in self.known:
+            left, right = self.factors[name]
+            product = left @ right
+            bias = self.bias if name == OUTPUT else None
+            self.known[name] = product if bias is None else product + bias
+        return self.known[name]
+
+    def terms(self, name: str) -> int:
         """How many products each element of a result sums."""
-        patches, features = self.direction.shape
-        return {
-            OUTPUT: self.patches[0].numel(),
-            WEIGHT_GRADIENT: patches,
-            BIAS_GRADIENT: patches,
-            INPUT_GRADIENT: features,
-        }
+        return self.factors[name][0].shape[1]
+
+    def partial_sums(self, name: str) -> float:
+        """What the partial sums of a result reach, 2-norm: the root of the sum of squares."""
+        left, right = self.factors[name]
+        return float((left.square().sum(0) @ right.square().sum(1)).sqrt())
 
 
-def problem(conv: nn.Conv3d, patches: torch.Tensor, dtype: str) -> Problem:
-    """The convolution and patches as this dtype holds them, with a random direction."""
+def problem(
+    conv: nn.Conv3d, patches: torch.Tensor, dtype: str, count: int | None = None
+) -> Problem:
+    """The convolution and patches as this dtype holds them, with a random direction.
+
+    count: of patches, the first; None takes all.
+    """
     import torch
 
     from qwenprof.workload.loading import TORCH_DTYPES
@@ -87,6 +87,7 @@ def problem(conv: nn.Conv3d, patches: torch.Tensor, dtype: str) -> Problem:
         home = tensor.cpu() if tensor.device.type == "mps" else tensor
         return home.detach().to(TORCH_DTYPES[dtype]).double()
 
+    patches = patches[:count]
     generator = torch.Generator().manual_seed(SEED)
     direction = torch.randn(len(patches), conv.out_channels, generator=generator)
     return Problem(
@@ -122,10 +123,12 @@ def computed(asked: Problem, conv: nn.Conv3d, forward: Forward) -> Results:
 def error_rows(asked: Problem, variant: str, results: Results, arithmetic: str) -> list[Row]:
     """A row for each result. arithmetic: dtype of the products, TF32 where that is allowed."""
     rows = []
-    for name, exact in asked.exact.items():
-        found, size = results[name].to(exact.device).double(), float(exact.norm())
-        cancellation = asked.partial_sums[name] / size if size else 1.0
-        tolerance, source = rounding_tolerance(arithmetic, asked.terms()[name], cancellation)
+    for name in asked.factors:
+        exact = asked.exact(name)
+        found = results[name].to(exact.device).double().view_as(exact)
+        size = float(exact.norm())
+        cancellation = asked.partial_sums(name) / size if size else 1.0
+        tolerance, source = rounding_tolerance(arithmetic, asked.terms(name), cancellation)
         cells: Row = {
             "check": name,
             "variant": variant,
@@ -135,15 +138,8 @@ def error_rows(asked: Problem, variant: str, results: Results, arithmetic: str) 
             "tolerance_source": source,
             "reference": "fp64",
         }
-        rows.append(cells | at_most(_relative(float((found - exact).norm()), size), tolerance))
+        rows.append(cells | at_most(relative_error(found, exact), tolerance))
     return rows
-
-
-def _relative(error: float, size: float) -> float:
-    """The relative error; of a result that must be zero, 0 if it is and infinite if not."""
-    if size:
-        return error / size
-    return 0.0 if error == 0 else math.inf
 
 
 def as_conv(conv: nn.Conv3d, patches: torch.Tensor) -> torch.Tensor:

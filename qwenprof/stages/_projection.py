@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING
 
 from qwenprof.errors import NotApplicable
 from qwenprof.record.record import Row
+from qwenprof.stages._checks import least_cosine, relative_error
+from qwenprof.stages._numerics import OUTPUT, WEIGHT_GRADIENT, Problem, problem
 from qwenprof.stages._variants import Layer
 
 if TYPE_CHECKING:
@@ -19,7 +21,6 @@ if TYPE_CHECKING:
     from qwenprof.workload.loading import Subject
 
 FORWARD, BACKWARD = "forward", "backward"
-DIRECTION_SEED = 20_240
 ERRORS: Row = {"max_abs_error": None, "relative_error": None, "cosine": None}
 
 
@@ -51,15 +52,12 @@ class Projection:
 
     def errors(self, name: str, direction: str) -> Row:
         """How far the last result is from fp64: largest, relative (2-norm), and its cosine."""
-        import torch
-
-        exact = self._exact_output if direction == FORWARD else self._exact_weight_gradient
+        exact = self.problem.exact(OUTPUT if direction == FORWARD else WEIGHT_GRADIENT)
         found = self.results[name, direction].to(exact.device).double()
-        cosine = torch.nn.functional.cosine_similarity(found.flatten(), exact.flatten(), dim=0)
         return {
             "max_abs_error": float((found - exact).abs().max()),
-            "relative_error": float((found - exact).norm() / exact.norm()),
-            "cosine": float(cosine),
+            "relative_error": relative_error(found, exact),
+            "cosine": least_cosine(found.flatten()[None], exact.flatten()[None]),
         }
 
     def difference(self, name: str, other: str, direction: str) -> float | None:
@@ -70,13 +68,11 @@ class Projection:
         return float((left - right).abs().max())
 
     @cached_property
-    def output_gradient(self) -> torch.Tensor:
-        """What flows back into the projection: (N, D), the same for every variant."""
-        import torch
+    def problem(self) -> Problem:
+        """The same in fp64, with what flows back, which is the same for every variant."""
+        from qwenprof.workload.loading import DTYPE_NAMES
 
-        generator = torch.Generator().manual_seed(DIRECTION_SEED)
-        shape = len(self.patches), self.conv.out_channels
-        return torch.randn(shape, generator=generator).to(self.patches)
+        return problem(self.conv, self.patches, DTYPE_NAMES[self.conv.weight.dtype])
 
     def _forward(self, name: str, layer: Layer) -> Callable[[], None]:
         import torch
@@ -92,7 +88,7 @@ class Projection:
         import torch
 
         output = layer.forward(self.patches)
-        gradient = self.output_gradient.view_as(output)
+        gradient = self.problem.direction.to(output).view_as(output)
 
         def run() -> None:
             weight, *_ = torch.autograd.grad(
@@ -101,23 +97,6 @@ class Projection:
             self.results[name, BACKWARD] = weight.flatten(1)
 
         return run
-
-    @cached_property
-    def _exact_output(self) -> torch.Tensor:
-        from torch.nn.functional import linear
-
-        bias = self.conv.bias
-        weight = self._exactly(self.conv.weight.detach()).flatten(1)
-        patches = self._exactly(self.patches).flatten(1)
-        return linear(patches, weight, None if bias is None else self._exactly(bias.detach()))
-
-    @cached_property
-    def _exact_weight_gradient(self) -> torch.Tensor:
-        return self._exactly(self.output_gradient).T @ self._exactly(self.patches).flatten(1)
-
-    def _exactly(self, tensor: torch.Tensor) -> torch.Tensor:
-        """In fp64: on the device if it knows fp64, else on the host."""
-        return (tensor.cpu() if tensor.device.type == "mps" else tensor).double()
 
 
 def conv_and_patches(subject: Subject) -> tuple[str, nn.Conv3d, torch.Tensor]:

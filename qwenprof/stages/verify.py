@@ -8,9 +8,9 @@ wrong has to fail: the weight gradient of slow_conv_dilated3d.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from functools import cache, partial
 from typing import TYPE_CHECKING, Any
 
 from qwenprof.errors import NotApplicable, QwenprofError, reason_of
@@ -22,6 +22,7 @@ from qwenprof.stages._checks import (
     PUBLISHED,
     at_least,
     at_most,
+    least_cosine,
     not_checked,
 )
 from qwenprof.stages._forwards import forward_rows
@@ -50,23 +51,7 @@ NUMERICS_SHARE = 0.45
 PUBLISHED_DIFFERENCE, PUBLISHED_COSINE = 1e-5, 0.999
 WAYS = {CONV: as_conv, FIX: as_fixed}
 
-
-@dataclass(frozen=True, kw_only=True)
-class Problems:
-    """What both ways are asked in one dtype: few patches and all; fp64 is computed once."""
-
-    conv: nn.Conv3d
-    patches: torch.Tensor
-    known: dict[int, Problem] = field(default_factory=dict)
-
-    @property
-    def counts(self) -> list[int]:
-        return sorted({min(FEW_PATCHES, len(self.patches)), len(self.patches)})
-
-    def get(self, count: int, dtype: str) -> Problem:
-        if count not in self.known:
-            self.known[count] = problem(self.conv, self.patches[:count], dtype)
-        return self.known[count]
+Ask = Callable[[int], Problem]  # patches -> what is asked of them
 
 
 def measure(bench: Bench) -> None:
@@ -74,13 +59,14 @@ def measure(bench: Bench) -> None:
     deadline_s = bench.sampler.clock.now_s() + bench.budget_s
     path, conv, patches = conv_and_patches(subject)
     _add(bench, "control: weight gradient", _control(bench, conv, patches))
+    counts = sorted({min(FEW_PATCHES, len(patches)), len(patches)})
     for dtype in DTYPES:
-        problems = Problems(conv=conv, patches=patches)
+        ask = cache(partial(problem, conv, patches, dtype))  # both ways are held against one fp64
         for variant in WAYS:
-            rows = _numerics(bench, problems, conv, variant, dtype)
+            rows = _numerics(bench, ask, counts, conv, variant, dtype)
             _add(bench, f"{variant} in {dtype}", rows, {"module": path})
     _add(bench, "published tests", _published_tests(bench, conv, patches))
-    run = _projected(conv, patches[:FEW_PATCHES])
+    run = partial(as_conv, conv, patches[:FEW_PATCHES])
     _add(bench, "idempotence", idempotence_rows(run))
     bench.say("whole forwards with and without the fix")
     _add(bench, "whole forwards", forward_rows(bench, subject))
@@ -113,24 +99,23 @@ def _control(bench: Bench, conv: nn.Conv3d, patches: torch.Tensor) -> Iterator[R
 
 
 def _numerics(
-    bench: Bench, problems: Problems, conv: nn.Conv3d, variant: str, dtype: str
+    bench: Bench, ask: Ask, counts: Sequence[int], conv: nn.Conv3d, variant: str, dtype: str
 ) -> Iterator[Row]:
-    """Output and gradients on few patches, or on all of them if what that took lets hope."""
+    """Output and gradients on few patches, and on all of them if what that took lets hope."""
     from qwenprof.harness.plan import Refusal
 
     bench.say(f"{variant} in {dtype} against fp64, output and gradients")
     share = NUMERICS_SHARE / (len(DTYPES) * len(WAYS))
-    plan = bench.plan({str(count): float(count) for count in problems.counts}, share=share)
+    plan = bench.plan({str(count): float(count) for count in counts}, share=share)
     clock = bench.sampler.clock
     rows: list[Row] = []
     try:
-        for count in problems.counts:
+        for count in counts:
             if isinstance(plan.start(str(count)), Refusal):
                 break
             started_s = clock.now_s()
-            asked = problems.get(count, dtype)
-            results = computed(asked, conv, WAYS[variant])
-            rows = error_rows(asked, variant, results, _arithmetic(bench, dtype, variant))
+            results = computed(ask(count), conv, WAYS[variant])
+            rows = error_rows(ask(count), variant, results, _arithmetic(bench, dtype, variant))
             plan.learn(str(count), clock.now_s() - started_s)
     finally:
         yield from rows
@@ -179,7 +164,7 @@ def _published_tests(bench: Bench, conv: nn.Conv3d, patches: torch.Tensor) -> It
         "check": "published: output",
         "dtype": "bf16",
         "metric": COSINE,
-        **at_least(_cosine(plain, linear), PUBLISHED_COSINE),
+        **at_least(least_cosine(plain.flatten()[None], linear.flatten()[None]), PUBLISHED_COSINE),
     }
 
 
@@ -199,23 +184,6 @@ def _exact_fp32(device: str) -> Iterator[None]:
             yield
     finally:
         backends.cuda.matmul.allow_tf32 = allowed
-
-
-def _projected(conv: nn.Conv3d, patches: torch.Tensor) -> Callable[[], torch.Tensor]:
-    import torch
-
-    def run() -> torch.Tensor:
-        with torch.inference_mode():
-            output: torch.Tensor = conv(patches)
-        return output
-
-    return run
-
-
-def _cosine(left: torch.Tensor, right: torch.Tensor) -> float:
-    import torch
-
-    return float(torch.nn.functional.cosine_similarity(left.flatten(), right.flatten(), dim=0))
 
 
 STAGE = Stage(

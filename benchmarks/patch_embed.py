@@ -21,7 +21,7 @@ from __future__ import annotations
 
 import copy
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -76,11 +76,15 @@ def bare(conv: nn.Conv3d) -> Layer:
     return Layer(forward=forward, parameters=list)
 
 
-def in_turn_variants(device_type: str) -> dict[str, list[Variant]]:
+def in_turn_variants(device_type: str) -> tuple[list[Variant], list[Variant]]:
     """Two rounds: every variant; and the fix with its rival alone, between equal neighbours."""
     known = [each for each in variants(device_type) if each.in_turn]
     rival = Variant(name=BARE, what="", build=bare, backend="GEMM", in_turn=True)
-    return {"all": known, "pair": [rival, next(each for each in known if each.name == FIX)]}
+    return known, [rival, next(each for each in known if each.name == FIX)]
+
+
+def _alone(device_type: str) -> list[Variant]:
+    return [each for each in variants(device_type) if not each.in_turn]
 
 
 def run_all(
@@ -90,73 +94,51 @@ def run_all(
     torch.manual_seed(0)
     conv = nn.Conv3d(CHANNELS, FEATURES, KERNEL, stride=KERNEL).to(device)
     patches = torch.rand(max(counts), CHANNELS, *KERNEL, device=device) * 2 - 1
-    sampler = Sampler(clock_for(torch.device(device)))
+    sampler, ends = Sampler(clock_for(torch.device(device))), sorted({counts[0], counts[-1]})
     for dtype in dtypes:
         whole = Projection.of(conv, patches, TORCH_DTYPES[dtype])
-        yield from _in_turn(sampler, whole, dtype, counts, case_s)
-        yield from _alone(sampler, whole, dtype, counts, case_s, compiled=compiled)
+        everything, pair = in_turn_variants(whole.patches.device.type)
+        yield from _rounds(sampler, whole, dtype, counts, everything, case_s)
+        for each in _rounds(sampler, whole, dtype, counts, pair, case_s):
+            if not (isinstance(each, Measured) and each.variant == FIX):
+                yield each
+        for variant in _alone(whole.patches.device.type):
+            reason = variant.obstacle(whole.patches.device.type, whole.conv)
+            if variant.start_s and not compiled:
+                reason = reason or "left out: add --compiled"
+            if reason:
+                yield f"{variant.name}, {dtype}", reason
+            else:
+                yield from _rounds(sampler, whole, dtype, ends, [variant], 2 * case_s)
 
 
-def _in_turn(
-    sampler: Sampler, whole: Projection, dtype: str, counts: Sequence[int], case_s: float
-) -> Iterator[Measured | tuple[str, str]]:
-    for name, chosen in in_turn_variants(whole.patches.device.type).items():
-        most_s = case_s * len(chosen)
-        work = {str(each): float(each) for each in counts}
-        plan = TimePlan(sampler.clock, most_s * len(counts), work, most_s)
-        for count in counts:
-            allowance = plan.start(str(count))
-            if isinstance(allowance, Refusal):
-                yield f"variants in turn, {dtype}, {count} patches", allowance.reason
-                continue
-            print(f"{dtype}, {count} patches, {len(chosen)} variants in turn", file=sys.stderr)
-            projection = whole.first(count)
-            cases = {each.name: _case(projection, each) for each in chosen}
-            timings = sampler.compare(cases, allowance)
-            plan.learn(str(count), sum(timing.one_call_s for timing in timings.values()))
-            yield from _beside_the_fix(timings, dtype, count, {FIX} if name == "pair" else set())
-
-
-def _beside_the_fix(
-    timings: Mapping[str, Timing], dtype: str, count: int, known: set[str]
-) -> Iterator[Measured]:
-    fix = timings[FIX].device.values
-    for variant, timing in timings.items():
-        if variant not in known:
-            ratio = ratio_of_medians(timing.device.values, fix)
-            yield Measured(variant=variant, dtype=dtype, patches=count, timing=timing, of_fix=ratio)
-
-
-def _alone(
+def _rounds(
     sampler: Sampler,
     whole: Projection,
     dtype: str,
     counts: Sequence[int],
+    chosen: Sequence[Variant],
     case_s: float,
-    *,
-    compiled: bool,
 ) -> Iterator[Measured | tuple[str, str]]:
-    device_type = whole.patches.device.type
-    for variant in (each for each in variants(device_type) if not each.in_turn):
-        reason = variant.obstacle(device_type, whole.conv)
-        if variant.start_s and not compiled:
-            reason = reason or "left out: add --compiled"
-        if reason:
-            yield f"{variant.name}, {dtype}", reason
+    """These variants in turn at every patch count, as far as the seconds of all counts go."""
+    most_s, names = case_s * len(chosen), ", ".join(each.name for each in chosen)
+    work = {str(each): float(each) for each in counts}
+    plan = TimePlan(sampler.clock, most_s * len(counts), work, most_s)
+    for count in counts:
+        allowance = plan.start(str(count))
+        if isinstance(allowance, Refusal):
+            yield f"{names}, {dtype}, {count} patches", allowance.reason
             continue
-        ends = sorted({counts[0], counts[-1]})
-        plan = TimePlan(sampler.clock, 4 * case_s, {str(each): float(each) for each in ends})
-        for count in ends:
-            allowance = plan.start(str(count))
-            if isinstance(allowance, Refusal):
-                yield f"{variant.name}, {dtype}, {count} patches", allowance.reason
-                continue
-            print(f"{dtype}, {count} patches, {variant.name}", file=sys.stderr)
-            timing = sampler.measure(_case(whole.first(count), variant), allowance)
-            plan.learn(str(count), timing.one_call_s)
-            yield Measured(
-                variant=variant.name, dtype=dtype, patches=count, timing=timing, of_fix=None
-            )
+        print(f"{dtype}, {count} patches: {names}", file=sys.stderr)
+        projection = whole.first(count)
+        timings = sampler.compare(
+            {each.name: _case(projection, each) for each in chosen}, allowance
+        )
+        plan.learn(str(count), sum(timing.one_call_s for timing in timings.values()))
+        fix = timings.get(FIX)
+        for variant, timing in timings.items():
+            ratio = ratio_of_medians(timing.device.values, fix.device.values) if fix else None
+            yield Measured(variant=variant, dtype=dtype, patches=count, timing=timing, of_fix=ratio)
 
 
 def _case(projection: Projection, variant: Variant) -> Case:

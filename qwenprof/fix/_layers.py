@@ -13,9 +13,12 @@ from __future__ import annotations
 import ast
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TypeVar
 
 from qwenprof.fix._conv3d import LAYER_HOME, LAYERS, Style
 from qwenprof.fix._source import Edit, Source, classes
+
+Node = TypeVar("Node", bound=ast.stmt)
 
 _PATCH_CONV3D = f'''
 
@@ -143,14 +146,7 @@ def _with_layer(text: str, layer: str) -> str | None:
 def _with_converters(text: str) -> str | None:
     """At the end of what `get_model_conversion_mapping` collects from the model's own modules."""
     source = Source.parse(text)
-    collect = next(
-        (
-            node
-            for node in source.tree.body
-            if isinstance(node, ast.FunctionDef) and node.name == "get_model_conversion_mapping"
-        ),
-        None,
-    )
+    collect = _first(source, ast.FunctionDef, "name", "get_model_conversion_mapping")
     spots = [
         node
         for node in (collect.body if collect else [])
@@ -164,17 +160,16 @@ def _with_converters(text: str) -> str | None:
 
 def _with_imports(text: str) -> str | None:
     source = Source.parse(text)
-    loading = next(
-        (
-            node
-            for node in source.tree.body
-            if isinstance(node, ast.ImportFrom) and node.module == "core_model_loading"
-        ),
-        None,
-    )
+    loading = _first(source, ast.ImportFrom, "module", "core_model_loading")
     if loading is None:
         return None
     names = sorted({*(each.name for each in loading.names), "Conv3dToLinear"})
     lines = ["from .core_model_loading import (", *(f"    {name}," for name in names), ")"]
     lines += [f"from .{LAYER_HOME} import {LAYERS['linear']}"]
     return source.spliced([Edit(source.start(loading), source.end(loading), "\n".join(lines))])
+
+
+def _first(source: Source, kind: type[Node], attribute: str, value: str) -> Node | None:
+    """The first statement of the file that is of this kind and name."""
+    found = (each for each in source.tree.body if isinstance(each, kind))
+    return next((each for each in found if getattr(each, attribute) == value), None)

@@ -110,8 +110,8 @@ def print_findings(findings: Sequence[Finding]) -> None:
         minor = finding.verdict == "problem" and finding.severity == "info"
         mark = MINOR if minor else MARKS[finding.verdict]
         style = "bold" if finding.verdict == "problem" and not minor else ""
-        title = escape(clean(finding.title))
-        console.print(f"{mark} [{style or 'default'}]{title}[/]")
+        title = textwrap.fill(clean(finding.title), console.width - 2).replace("\n", "\n  ")
+        console.print(f"{mark} [{style or 'default'}]{escape(title)}[/]", soft_wrap=True)
         if finding.verdict != "clear":
             details = [*finding.evidence, finding.advice]
             text = " ".join(detail for detail in details if detail)

@@ -1,4 +1,4 @@
-"""Right or wrong numbers: what fails accuses, and a control that passes disqualifies."""
+"""Right or wrong numbers, an exact fix or not: what fails accuses, a control that passes voids."""
 
 from __future__ import annotations
 
@@ -20,6 +20,7 @@ def check(name: str = "weight gradient", **cells: Any) -> Row:
         "metric": "relative error (2-norm)",
         "value": 0.0017,
         "tolerance": 0.0039,
+        "reference": "fp64",
         "passed": True,
         "must_fail": False,
     }
@@ -33,13 +34,11 @@ CONTROL = check(
     passed=False,
     must_fail=True,
 )
+OUTPUT, FIXED = check("output"), check("output", variant="fix (view)")
+GRADIENT = check(variant="fix (view)")
 
 
-OUTPUT = check("output", reference="fp64")
-FIXED = check("output", variant="fix (view)", reference="fp64")
-
-
-def judged(*rows: Row, device: str = "cuda") -> Finding:
+def judged(rule: str, *rows: Row, device: str = "cuda") -> Finding:
     result = StageResult(status="ok", duration_s=1.0, tables={"checks": list(rows)})
     record = Record(
         tool=Tool(name="qwenprof", version="0"),
@@ -49,20 +48,31 @@ def judged(*rows: Row, device: str = "cuda") -> Finding:
         workload={"dtype": "bf16"},
         stages={"verify": result},
     )
-    return rules()["numerics"].judge(record)
+    return rules()[rule].judge(record)
+
+
+def numbers(*rows: Row, device: str = "cuda") -> Finding:
+    return judged("numerics", *rows, device=device)
+
+
+def exactness(*rows: Row) -> Finding:
+    return judged("exactness", *rows)
 
 
 def test_all_passed_and_the_control_failed() -> None:
-    finding = judged(CONTROL, OUTPUT, FIXED)
+    conv, fix = (each(CONTROL, OUTPUT, FIXED, GRADIENT) for each in (numbers, exactness))
 
-    assert finding.verdict == "clear"
-    assert finding.title.endswith("2 of 2 checks passed")
-    assert "The control fails, as it must" in finding.evidence[1]
-    assert "0.190 where 0.00390 is allowed" in finding.evidence[1]
+    assert (conv.verdict, fix.verdict) == ("clear", "clear")
+    assert conv.title == "The convolution computes the right numbers: 1 of 1 check passed"
+    assert fix.title == "The fix is exact: 2 of 2 checks passed"
+    for finding in (conv, fix):
+        assert "The control fails, as it must" in finding.evidence[0]
+        assert "0.190 where 0.00390 is allowed" in finding.evidence[0]
 
 
 def test_a_wrong_gradient_in_the_workloads_dtype_is_critical() -> None:
-    finding = judged(CONTROL, check(value=0.19, passed=False), FIXED)
+    rows = (CONTROL, OUTPUT, check(value=0.19, passed=False), FIXED, GRADIENT)
+    finding = numbers(*rows)
 
     assert (finding.verdict, finding.severity) == ("problem", "critical")
     assert finding.title.startswith("The convolution computes wrong numbers: weight gradient in")
@@ -70,17 +80,18 @@ def test_a_wrong_gradient_in_the_workloads_dtype_is_critical() -> None:
     assert finding.culprit == "patch_embed.proj"
     assert "Do not train in bf16" in finding.advice
     assert "163539" in finding.links[0]
+    assert exactness(*rows).verdict == "clear", "the fault of the convolution is not the fix's"
 
 
 def test_the_published_bug_is_not_named_where_it_cannot_be() -> None:
     wrong = check(value=0.19, passed=False)
 
-    assert judged(CONTROL, wrong, FIXED, device="cpu").links == ()
-    assert judged(CONTROL, wrong | {"dtype": "fp16"}, FIXED).links == ()
+    assert numbers(CONTROL, wrong, FIXED, device="cpu").links == ()
+    assert numbers(CONTROL, wrong | {"dtype": "fp16"}, FIXED).links == ()
 
 
 def test_a_little_beyond_rounding_is_not_called_wrong() -> None:
-    finding = judged(CONTROL, OUTPUT, FIXED, check(dtype="fp16", value=0.0066, passed=False))
+    finding = numbers(CONTROL, OUTPUT, FIXED, check(dtype="fp16", value=0.0066, passed=False))
 
     assert (finding.verdict, finding.severity) == ("problem", "info")
     assert "less exact than rounding allows" in finding.title
@@ -100,13 +111,15 @@ def test_a_little_beyond_rounding_is_not_called_wrong() -> None:
 def test_how_bad_it_is_depends_on_how_far_off_and_in_which_dtype(
     dtype: str, value: float, severity: str
 ) -> None:
-    finding = judged(CONTROL, OUTPUT, FIXED, check(dtype=dtype, value=value, passed=False))
+    wrong = check(dtype=dtype, value=value, passed=False)
 
-    assert finding.severity == severity
+    assert numbers(CONTROL, OUTPUT, FIXED, wrong).severity == severity
+    fixed = wrong | {"variant": "fix (view)"}
+    assert exactness(CONTROL, OUTPUT, FIXED, fixed).severity == severity
 
 
 def test_a_result_that_is_no_number_is_wrong() -> None:
-    finding = judged(CONTROL, FIXED, check(value=None, passed=False))
+    finding = numbers(CONTROL, FIXED, check(value=None, passed=False))
 
     assert finding.title == (
         "The convolution computes wrong numbers: weight gradient in bf16, no number"
@@ -114,61 +127,93 @@ def test_a_result_that_is_no_number_is_wrong() -> None:
 
 
 def test_a_fix_that_fails_alone_is_accused_itself() -> None:
-    finding = judged(CONTROL, OUTPUT, FIXED | {"value": 0.5, "passed": False})
+    rows = (CONTROL, OUTPUT, FIXED | {"value": 0.5, "passed": False})
+    finding = exactness(*rows)
 
-    assert finding.verdict == "problem"
-    assert finding.title.startswith("The fix does not pass 1 check")
+    assert (finding.verdict, finding.severity) == ("problem", "critical")
+    assert finding.title == "The fix does not pass 1 check of its own"
     assert "Do not use the fix" in finding.advice
-    assert finding.culprit is None
+    assert numbers(*rows).verdict == "clear", "the fault of the fix is not the convolution's"
+
+
+def test_a_checkpoint_that_changed_is_the_fixs_own_fault() -> None:
+    changed = check(
+        "checkpoint",
+        variant="linearize_model()",
+        dtype=None,
+        metric="differing elements",
+        value=8.0,
+        tolerance=0.0,
+        passed=False,
+    )
+
+    finding = exactness(CONTROL, OUTPUT, FIXED, changed)
+
+    assert (finding.verdict, finding.severity) == ("problem", "critical")
 
 
 def test_where_both_fail_the_fix_is_not_to_blame() -> None:
-    finding = judged(*(row | {"passed": False, "value": 0.01} for row in (CONTROL, OUTPUT, FIXED)))
+    rows = [row | {"passed": False, "value": 0.01} for row in (CONTROL, OUTPUT, FIXED)]
 
-    assert finding.title.startswith("Convolution and matrix product are both less exact")
-    assert finding.culprit is None
-    assert "Do not use the fix" not in finding.advice
+    assert numbers(*rows).title.startswith("Convolution and matrix product are both less exact")
+    assert numbers(*rows).culprit is None
+    assert exactness(*rows).verdict == "not assessed"
+    assert "fails as the convolution does" in exactness(*rows).evidence[0]
 
 
 def test_an_absolute_difference_accuses_nobody_whose_results_are_exact() -> None:
-    absolute = check("published", variant="fix (view)", metric="max abs difference", passed=False)
+    absolute = check(
+        "published",
+        variant="fix (view)",
+        metric="max abs difference",
+        reference="Conv3d",
+        passed=False,
+    )
 
-    assert judged(CONTROL, OUTPUT, FIXED, absolute).verdict == "clear"
-    assert judged(CONTROL, absolute).verdict == "problem"
+    assert exactness(CONTROL, OUTPUT, FIXED, absolute).verdict == "clear"
+    assert exactness(CONTROL, absolute).verdict == "problem"
 
 
-def test_a_control_that_passes_makes_the_rest_worthless() -> None:
-    finding = judged(CONTROL | {"passed": True, "value": 0.001}, OUTPUT, FIXED)
+@pytest.mark.parametrize("rule", ["numerics", "exactness"])
+def test_a_control_that_passes_makes_the_rest_worthless(rule: str) -> None:
+    passing = CONTROL | {"passed": True, "value": 0.001}
 
-    assert finding.verdict == "not assessed"
-    assert "the other checks prove nothing" in finding.evidence[0]
+    for rows in ([OUTPUT, FIXED], [row | {"passed": False} for row in (OUTPUT, FIXED)]):
+        finding = judged(rule, passing, *rows)
+        assert finding.verdict == "not assessed"
+        assert "the other checks prove nothing" in finding.evidence[0]
 
 
 @pytest.mark.parametrize(
-    ("rows", "reason"),
+    ("rule", "rows", "reason"),
     [
-        ([OUTPUT, FIXED], "no control was run"),
-        ([CONTROL, OUTPUT], r"fix \(view\) was not held against fp64 in bf16"),
-        ([CONTROL, FIXED], "Conv3d was not held against fp64 in bf16"),
-        ([CONTROL, OUTPUT | {"dtype": "fp32"}, FIXED], "Conv3d was not held"),
+        ("numerics", [OUTPUT], "No control was run"),
+        ("exactness", [FIXED], "No control was run"),
+        ("exactness", [CONTROL, OUTPUT], "The fix was not checked"),
+        ("numerics", [CONTROL, FIXED], "The convolution was not held against fp64"),
+        ("numerics", [CONTROL, OUTPUT | {"dtype": "fp32"}], "Conv3d was not held.*in bf16"),
+        ("exactness", [CONTROL, FIXED | {"reference": "Conv3d"}], "was not held against fp64"),
     ],
 )
-def test_without_what_a_clear_answer_needs_it_is_not_clear(rows: list[Row], reason: str) -> None:
-    finding = judged(*rows)
+def test_without_what_a_clear_answer_needs_it_is_not_clear(
+    rule: str, rows: list[Row], reason: str
+) -> None:
+    finding = judged(rule, *rows)
 
     assert finding.verdict == "not assessed"
     assert re.search(reason, finding.evidence[0])
 
 
 def test_what_could_not_be_checked_is_not_passed() -> None:
-    missing = check("whole forwards", passed=None, value=None)
+    missing = check("whole forwards", variant=None, passed=None, value=None)
 
-    finding = judged(CONTROL, OUTPUT, FIXED, missing)
+    finding = exactness(CONTROL, OUTPUT, FIXED, missing)
 
-    assert finding.title.endswith("2 of 2 checks passed")
+    assert finding.title.endswith("1 of 1 check passed")
     assert any("Not checked: whole forwards" in sentence for sentence in finding.evidence)
 
 
+@pytest.mark.parametrize("rule", ["numerics", "exactness"])
 @pytest.mark.parametrize("rows", [[], [CONTROL], [check(passed=None)], [check(passed="yes")]])
-def test_without_checks_nothing_is_clear(rows: list[Row]) -> None:
-    assert judged(*rows).verdict == "not assessed"
+def test_without_checks_nothing_is_clear(rule: str, rows: list[Row]) -> None:
+    assert judged(rule, *rows).verdict == "not assessed"

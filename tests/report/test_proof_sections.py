@@ -53,7 +53,7 @@ def test_the_proof_says_what_passed_and_that_the_control_failed(empty_record: Re
     rows = [CONTROL, check(), exact, skipped]
     text = told(with_stage(empty_record, "verify", tables={"checks": rows}), "verify")
 
-    assert text.startswith("**2 of 2 checks passed.** The control")
+    assert text.startswith("**The fix passed 2 of 2 checks.** The control")
     assert "fails as it must" in text
     assert "| failed, as it must |" in text
     assert "| undone | - | fp64 | differing elements | 0 | 0 | passed |" in text
@@ -66,7 +66,10 @@ def test_a_failed_check_is_named_first(empty_record: Record) -> None:
     rows = [CONTROL, check(), failed]
     text = told(with_stage(empty_record, "verify", tables={"checks": rows}), "verify")
 
-    assert text.startswith("**1 of 2 checks passed.** Failed: Conv3d fp16 output.")
+    assert text.startswith(
+        "**The fix passed 1 of 1 check.** The convolution passed 0 of 1 check. "
+        "It failed: output fp16."
+    )
     assert "| **FAILED** |" in text
 
 

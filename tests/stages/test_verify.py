@@ -97,10 +97,11 @@ def test_layers_and_process_stay_as_they_were(record: Record) -> None:
 
 def test_the_control_fails_and_the_verdict_rests_on_it(record: Record) -> None:
     (control,) = checks(record, must_fail=True)
-    finding = rules()["numerics"].judge(record)
+    finding = rules()["exactness"].judge(record)
 
     assert (control["variant"], control["passed"]) == ("slow_conv_dilated3d", False)
     assert (number(control["value"]) or 0.0) > (number(control["tolerance"]) or 1.0)
+    assert finding.verdict == "clear"
     assert any("The control fails, as it must" in sentence for sentence in finding.evidence)
 
 

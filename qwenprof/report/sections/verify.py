@@ -21,7 +21,7 @@ from qwenprof.report.section import (
     strong,
 )
 
-STAGE = "verify"
+STAGE, CONV = "verify", "Conv3d"
 RELATIVE = "relative error (2-norm)"
 
 
@@ -42,16 +42,13 @@ def compose(record: Record, findings: Sequence[Finding]) -> list[Block]:
 
 
 def _conclusion(judged: Sequence[Row]) -> list[Inline]:
+    """First the fix, then the convolution beside it, then whether any of it can be believed."""
     checks = [row for row in judged if not row.get("must_fail")]
     controls = [row for row in judged if row.get("must_fail")]
-    failed = [row for row in checks if not row.get("passed")]
-    said = f"{len(checks) - len(failed)} of {plural(len(checks), 'check')} passed."
-    spans: list[Inline] = [strong(said)]
-    if failed:
-        names = dict.fromkeys(
-            " ".join(text(row.get(key)) for key in ("variant", "dtype", "check")) for row in failed
-        )
-        spans.append(f" Failed: {', '.join(names)}.")
+    conv = [row for row in checks if row.get("variant") == CONV]
+    fix = [row for row in checks if row.get("variant") != CONV]
+    spans: list[Inline] = [strong(_passed("The fix", fix)), _failed(fix)]
+    spans += [f" {_passed('The convolution', conv)}", _failed(conv)] if conv else []
     if not controls:
         spans.append(" No control was run that would have to fail.")
     elif all(row.get("passed") is False for row in controls):
@@ -65,6 +62,20 @@ def _conclusion(judged: Sequence[Row]) -> list[Inline]:
             "cannot be trusted."
         )
     return spans
+
+
+def _passed(who: str, checks: Sequence[Row]) -> str:
+    passed = sum(1 for row in checks if row.get("passed"))
+    return f"{who} passed {passed} of {plural(len(checks), 'check')}."
+
+
+def _failed(checks: Sequence[Row]) -> str:
+    names = dict.fromkeys(
+        " ".join(str(row[key]) for key in ("check", "dtype") if row.get(key) is not None)
+        for row in checks
+        if not row.get("passed")
+    )
+    return f" It failed: {', '.join(names)}." if names else ""
 
 
 def _numerics(record: Record, rows: Sequence[Row]) -> Table:

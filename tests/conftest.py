@@ -10,8 +10,6 @@ import pytest
 
 from qwenprof.workload.families import qwen3_vl
 
-pytest.register_assert_rewrite("tests.feature_extraction")
-
 TINY_VISION = {
     "depth": 3,
     "hidden_size": 64,

@@ -4,7 +4,8 @@ Every model file that holds a non-overlapping nn.Conv3d, modular files too, is c
 text alone: neither transformers nor torch is imported.
 
 To apply: in the folder that holds the `transformers` folder, `git apply PATCH`; at the root of a
-checkout of transformers, whose package lies in src, `git apply --directory=src PATCH`.
+checkout of transformers, whose package lies in src, `git apply --directory=src PATCH`. Inside
+another repository git skips the files without a word, unless it is given their folder's name.
 """
 
 from __future__ import annotations
@@ -190,6 +191,7 @@ def _diff(
         *(f"# {note}" for note in notes),
         "# Apply beside the transformers folder: git apply PATCH",
         "# or at the root of a checkout: git apply --directory=src PATCH",
+        '# inside another repository add --directory="$(git rev-parse --show-prefix)"',
         *(f"# left as it is: {file}: {reason}" for file, reason in skipped),
     ]
     bodies = [

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import importlib
 import json
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
-import pytest
 import torch
 from PIL import Image
 from safetensors import safe_open
@@ -17,35 +14,9 @@ from transformers.models.qwen3_vl.modeling_qwen3_vl import Qwen3VLVisionModel
 
 from tests.conftest import TINY_VISION
 
-SCRIPT = Path(__file__).parents[1] / "benchmarks" / "extract_features.py"
+SCRIPT = Path(__file__).parents[2] / "benchmarks" / "extract_features.py"
 WIDTH = 32
 TINY = TINY_VISION | {"depth": 2, "out_hidden_size": WIDTH}
-
-
-@pytest.fixture(name="script")
-def script_fixture(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
-    monkeypatch.syspath_prepend(SCRIPT.parent)
-    for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK"):
-        monkeypatch.delenv(name, raising=False)
-    return importlib.import_module(SCRIPT.stem)
-
-
-@pytest.fixture(scope="module", name="model")
-def model_fixture(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """A tower of two narrow blocks, saved alone."""
-    return saved_tower(tmp_path_factory.mktemp("tower"), seed=0)
-
-
-@pytest.fixture(name="images")
-def images_fixture(tmp_path: Path) -> Path:
-    """Five images of three shapes and a clip of five frames: two chunks of three samples."""
-    folder = tmp_path / "input"
-    clip = folder / "clip"
-    clip.mkdir(parents=True)
-    for number in range(5):
-        save_image(folder / f"image-{number}.png", 64 + 32 * (number % 3), number)
-        save_image(clip / f"{number}.jpg", 64, 10 + number)
-    return folder
 
 
 def saved_tower(folder: Path, seed: int) -> str:

@@ -19,7 +19,7 @@ from transformers.models.qwen3_vl.modeling_qwen3_vl import (
     Qwen3VLVisionModel,
 )
 
-from tests.feature_extraction import (  # noqa: F401 - fixtures are asked for by name
+from tests.benchmarks.feature_extraction import (
     SCRIPT,
     TINY,
     WIDTH,
@@ -27,11 +27,8 @@ from tests.feature_extraction import (  # noqa: F401 - fixtures are asked for by
     chunk_times,
     command,
     features_of,
-    images_fixture,
     index_of,
-    model_fixture,
     saved_tower,
-    script_fixture,
 )
 
 

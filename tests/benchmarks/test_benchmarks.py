@@ -16,7 +16,7 @@ from safetensors.torch import save_file
 
 from qwenprof.harness.statistics import Ratio
 
-BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
+BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 SCRIPTS = sorted(path for path in BENCHMARKS.glob("*.py") if not path.name.startswith("_"))
 
 

@@ -17,7 +17,7 @@ import pytest
 import torch
 from safetensors import safe_open
 
-from tests.feature_extraction import (  # noqa: F401 - fixtures are asked for by name
+from tests.benchmarks.feature_extraction import (
     SCRIPT,
     TINY,
     WIDTH,
@@ -25,12 +25,9 @@ from tests.feature_extraction import (  # noqa: F401 - fixtures are asked for by
     chunk_times,
     command,
     features_of,
-    images_fixture,
     index_of,
-    model_fixture,
     save_image,
     saved_tower,
-    script_fixture,
 )
 
 

@@ -73,6 +73,21 @@ def test_a_failed_check_is_named_first(empty_record: Record) -> None:
     assert "| **FAILED** |" in text
 
 
+def test_only_a_failure_that_must_not_be_stands_out(empty_record: Record) -> None:
+    failed = check(variant="Conv3d", dtype="fp16", value=0.004, passed=False)
+    record = with_stage(empty_record, "verify", tables={"checks": [CONTROL, check(), failed]})
+    blocks = sections()["verify"].compose(record, [])
+    figure = next(each for each in blocks if isinstance(each, Figure))
+
+    chart = figure.draw.args[0]  # type: ignore[attr-defined]
+    assert [bar.emphasis for bar in chart.bars] == [False, False, True]
+    assert [chart.kinds[bar.kind] for bar in chart.bars] == [
+        "the control, which must fail",
+        "fix (view)",
+        "Conv3d",
+    ]
+
+
 def test_a_control_that_passed_is_not_hidden(empty_record: Record) -> None:
     rows = [CONTROL | {"passed": True}, check()]
     text = told(with_stage(empty_record, "verify", tables={"checks": rows}), "verify")

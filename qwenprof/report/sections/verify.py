@@ -153,13 +153,13 @@ def _sources(rows: Sequence[Row]) -> Table:
 
 
 def _figure(record: Record, rows: Sequence[Row]) -> Figure:
-    variants = list(dict.fromkeys(text(row.get("variant")) for row in rows))
+    kinds = tuple(dict.fromkeys(_kind(row) for row in rows))
     chart = BarChart(
         title=f"Error of the patch projection against its tolerance on {device_name(record)}",
         axis="relative error over tolerance; beyond 1 it fails",
-        bars=tuple(_bar(row, variants) for row in rows),
+        bars=tuple(_bar(row, kinds) for row in rows),
         write=significant,
-        kinds=tuple(variants),
+        kinds=kinds,
         emphasis="fails",
         footer=footer(record),
     )
@@ -171,15 +171,19 @@ def _figure(record: Record, rows: Sequence[Row]) -> Figure:
     )
 
 
-def _bar(row: Row, variants: Sequence[str]) -> Bar:
+def _kind(row: Row) -> str:
+    return "the control, which must fail" if row.get("must_fail") else text(row.get("variant"))
+
+
+def _bar(row: Row, kinds: Sequence[str]) -> Bar:
     value, tolerance = number(row.get("value")), number(row.get("tolerance"))
     ratio = value / tolerance if value is not None and tolerance else None
     return Bar(
         label=f"{row.get('check')}, {row.get('dtype')}",
         value=ratio if ratio is not None and ratio > 0 else None,
         note=f"{significant(value)}, {row.get('variant')}",
-        emphasis=not row.get("passed"),
-        kind=variants.index(text(row.get("variant"))),
+        emphasis=not row.get("passed") and not row.get("must_fail"),
+        kind=kinds.index(_kind(row)),
         marks={"tolerance": 1.0},
     )
 

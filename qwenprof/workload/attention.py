@@ -15,7 +15,7 @@ from qwenprof.workload.family import Tower
 from qwenprof.workload.inputs import Pixels
 from qwenprof.workload.loading import Subject, VisionModel
 
-PROBE_GRID = [[1, 4, 6], [1, 6, 4]]
+PROBE_GRID = [[1, 4, 10], [1, 10, 6]]  # more than one window of 8 by 8 patches each
 
 
 def obstacle(attention: str, subject: Subject) -> str | None:
@@ -63,14 +63,14 @@ def forced(tower: Tower, attention: str) -> Iterator[None]:
 @contextmanager
 def replaced_by_plain_sdpa(vision: VisionModel, pixels: Pixels) -> Iterator[None]:
     """Every vision attention replaced by torch's own SDPA, with nothing of transformers in it."""
-    lengths = pixels.segment_lengths()
-    modules = list(vision.tower.attentions().values())
-    for module in modules:
-        module.forward = vision.family.plain_attention(module, lengths)
+    lengths = vision.family.attention_lengths(vision.tower, pixels)
+    modules = vision.tower.attentions()
+    for path, module in modules.items():
+        module.forward = vision.family.plain_attention(module, lengths[path])
     try:
         yield
     finally:
-        for module in modules:
+        for module in modules.values():
             del module.forward
 
 
@@ -89,8 +89,9 @@ def tower_output(subject: Subject, pixels: Pixels) -> torch.Tensor:
     vision = subject.require_vision()
     with torch.inference_mode():
         output = vision.tower.module(**vision.family.tower_inputs(pixels))
-    features = output[0] if isinstance(output, tuple) else output.pooler_output
-    return features.float()  # type: ignore[no-any-return]
+    first: Any = output[0] if isinstance(output, tuple) else output
+    features: torch.Tensor = getattr(first, "pooler_output", first)
+    return features.float()
 
 
 def used_implementations(subject: Subject) -> dict[str, str]:

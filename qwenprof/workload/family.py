@@ -12,6 +12,7 @@ if TYPE_CHECKING:
 
     from qwenprof.workload.inputs import Pixels
 
+AttentionLengths = Callable[["Tower", "Pixels"], Mapping[str, Sequence[int]]]
 PlainAttention = Callable[["nn.Module", Sequence[int]], Callable[..., "torch.Tensor"]]
 
 
@@ -71,6 +72,7 @@ class Family:
     """One model family.
 
     sizes: published sizes by name.
+    default_size: the one that is run where none is asked for.
     build: (size, scope, attention, dtype) -> model with random weights, made on the device
         and in the dtype that are torch's defaults when it is called.
     tower: finds the vision tower and its parts in a model that `build` made.
@@ -79,6 +81,8 @@ class Family:
     tower_inputs: pixels -> keyword arguments of the tower's forward.
     model_inputs: (model, pixels, samples, generator) -> keyword arguments of the whole
         model's prefill, visual tokens in place among `text_tokens` random ones.
+    attention_lengths: (tower, pixels) -> for every attention's path below the tower, the lengths
+        of the segments of patches that attend to themselves there.
     plain_attention: (attention module, lengths) -> a forward for it that is nothing but
         scaled dot product attention over segments of these lengths.
     """
@@ -86,10 +90,12 @@ class Family:
     name: str
     order: int
     sizes: Mapping[str, Size]
+    default_size: str
     build: Callable[[Size, str, str, torch.dtype], nn.Module]
     tower: Callable[[nn.Module], Tower]
     merged_patches: int
     processor: Callable[[], Any]
     tower_inputs: Callable[[Pixels], dict[str, Any]]
     model_inputs: Callable[[nn.Module, Pixels, int, torch.Generator], dict[str, Any]]
+    attention_lengths: AttentionLengths
     plain_attention: PlainAttention

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -45,13 +46,24 @@ def random_frames(workload: Workload, sample: int) -> list[torch.Tensor]:
     ]
 
 
+def sample_frames(workload: Workload, batch: int) -> list[torch.Tensor]:
+    """The frames of `batch` samples, one sample after the other."""
+    return [frame for sample in range(batch) for frame in random_frames(workload, sample)]
+
+
+def on_host(processor: Any, frames: Sequence[torch.Tensor]) -> Pixels:
+    """Frames through a family's image processor: resized, normalised, cut, in fp32 on the host."""
+    output = processor(images=list(frames), return_tensors="pt")
+    return Pixels(values=output["pixel_values"], grid=output["image_grid_thw"])
+
+
+def moved(pixels: Pixels, dtype: torch.dtype, device: torch.device) -> Pixels:
+    """The same pixels on the device in the dtype; the host converts, then copies."""
+    return Pixels(values=pixels.values.to(device=device, dtype=dtype), grid=pixels.grid.to(device))
+
+
 def processed(
     workload: Workload, processor: Any, batch: int, dtype: torch.dtype, device: torch.device
 ) -> Pixels:
     """`batch` samples through the family's image processor, then to the device."""
-    images = [frame for sample in range(batch) for frame in random_frames(workload, sample)]
-    output = processor(images=images, return_tensors="pt")
-    return Pixels(
-        values=output["pixel_values"].to(device=device, dtype=dtype),
-        grid=output["image_grid_thw"].to(device),
-    )
+    return moved(on_host(processor, sample_frames(workload, batch)), dtype, device)

@@ -16,13 +16,14 @@ SCOPES = ("vision", "full")
 DTYPES = ("bf16", "fp16", "fp32")
 LARGEST_SEED = 2**31 - 1
 ATTENTIONS = ("eager", "sdpa", "flash_attention_2")
+PROVOCATIONS = ("slow-conv",)
 
 
 class Workload(msgspec.Struct, frozen=True, kw_only=True):
     """What to run. `Workload.default()` fills in what suits the device.
 
     family: a model family, see `families()`.
-    size: one of the family's published sizes.
+    size: one of the family's published sizes; "" takes the family's default.
     scope: "vision" is the vision tower alone, "full" the whole model's prefill.
     device: a torch device string, such as "cpu", "cuda" or "cuda:1".
     dtype: of weights and inputs.
@@ -32,13 +33,15 @@ class Workload(msgspec.Struct, frozen=True, kw_only=True):
     batch: samples in one forward.
     attention: transformers' name of the attention implementation.
     seed: of the random weights, pixels and tokens.
+    provoke: None, or a fault that is made on purpose to see it found. "slow-conv" runs the forward
+        of every Conv3d without its library (cuDNN, oneDNN), and nothing else.
 
     Raises:
         UsageError: a field has a value that nothing can be run with.
     """
 
     family: str = "qwen3-vl"
-    size: str = "4b"
+    size: str = ""
     scope: str = "vision"
     device: str = "cpu"
     dtype: str = "bf16"
@@ -47,13 +50,18 @@ class Workload(msgspec.Struct, frozen=True, kw_only=True):
     batch: int = 1
     attention: str = "sdpa"
     seed: int = 0
+    provoke: str | None = None
 
     def __post_init__(self) -> None:
         family = _one_of("family", self.family, families())
+        if not self.size:
+            msgspec.structs.force_setattr(self, "size", families()[family].default_size)
         _one_of("size", self.size, families()[family].sizes)
         _one_of("scope", self.scope, SCOPES)
         _one_of("dtype", self.dtype, DTYPES)
         _one_of("attention", self.attention, ATTENTIONS)
+        if self.provoke is not None:
+            _one_of("provoke", self.provoke, PROVOCATIONS)
         _at_least("frames", self.frames, 1)
         _at_least("batch", self.batch, 1)
         _at_least("short_edge", self.short_edge, 32)
@@ -104,6 +112,7 @@ class Workload(msgspec.Struct, frozen=True, kw_only=True):
             f"{self.family} {self.size} {part}, {self.dtype} on {self.device}, "
             f"batch {self.batch} x {self.frames} frame{'s' if self.frames > 1 else ''} "
             f"at short edge {self.short_edge}, {self.attention} attention, random weights"
+            + (f", PROVOKED ON PURPOSE: {self.provoke}" if self.provoke else "")
         )
 
 

@@ -9,7 +9,8 @@ import torch
 
 from qwenprof.errors import NotApplicable
 from qwenprof.workload import attention
-from qwenprof.workload.families.qwen3_vl import FAMILY, IMAGE
+from qwenprof.workload.families._qwen_vl import IMAGE
+from qwenprof.workload.families.qwen3_vl import FAMILY
 from qwenprof.workload.inputs import processed, random_frames
 from qwenprof.workload.loading import Subject, foreign_subject, load
 from qwenprof.workload.workload import Workload

@@ -13,7 +13,7 @@ import typer
 
 from qwenprof.errors import UsageError
 from qwenprof.stages.stage import stages
-from qwenprof.workload.workload import ATTENTIONS, DTYPES, SCOPES, Workload, families
+from qwenprof.workload.workload import ATTENTIONS, DTYPES, PROVOCATIONS, SCOPES, Workload, families
 
 REPORTS = Path("qwenprof-reports")
 
@@ -42,10 +42,17 @@ def _option(help_text: str, *names: str, complete: Sequence[str] | Any = None) -
 
 
 FamilyOption = Annotated[
-    str | None, _option("Model family. [dim](default: qwen3-vl)[/]", complete=_family_names)
+    str | None,
+    _option(
+        "Model family: qwen3-vl or qwen2.5-vl. [dim](default: qwen3-vl)[/]", complete=_family_names
+    ),
 ]
 SizeOption = Annotated[
-    str | None, _option("Published size: 2b, 4b or 8b. [dim](default: 4b)[/]", complete=_size_names)
+    str | None,
+    _option(
+        "Published size, such as 2b, 4b or 8b. [dim](default: the family's, 4b)[/]",
+        complete=_size_names,
+    ),
 ]
 ScopeOption = Annotated[
     str | None,
@@ -74,6 +81,13 @@ AttentionOption = Annotated[
     str | None,
     _option("eager, sdpa or flash_attention_2. [dim](default: sdpa)[/]", complete=ATTENTIONS),
 ]
+ProvokeOption = Annotated[
+    str | None,
+    _option(
+        "Make a fault on purpose: slow-conv runs every Conv3d without cuDNN or oneDNN.",
+        complete=PROVOCATIONS,
+    ),
+]
 SeedOption = Annotated[int | None, _option("Of weights, pixels and tokens. [dim](default: 0)[/]")]
 StagesOption = Annotated[
     str | None,
@@ -98,7 +112,11 @@ QuietOption = Annotated[
     bool, typer.Option("-q", "--quiet", help="Print the path of the report, alone.")
 ]
 RecordArgument = Annotated[
-    Path, typer.Argument(help="A record.json, or the folder that holds one.", metavar="RECORD")
+    Path,
+    typer.Argument(
+        help="A record.json, the folder that holds one, or writeup: the published figures.",
+        metavar="RECORD",
+    ),
 ]
 
 

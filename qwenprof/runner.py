@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import datetime
-import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -20,7 +21,10 @@ from qwenprof.stages.stage import Stage, stages
 if TYPE_CHECKING:
     from torch import nn
 
+    from qwenprof.harness.clock import Clock
+    from qwenprof.harness.conditions import Conditions, Gauge
     from qwenprof.harness.plan import TimePlan
+    from qwenprof.harness.sampler import Rules
     from qwenprof.workload.loading import Subject
     from qwenprof.workload.workload import Workload
 
@@ -53,12 +57,22 @@ class Experiment:
 
     facts: the workload as the record keeps it.
     load: builds the subject; called when the first stage needs it.
+    clock, gauge: what times and watches the device; None is the device's own.
+    rules: the numbers of the sampler's protocol; None is its own.
+    device_facts: what the record says of the device in place of what `device` is, for one that
+        is simulated.
+    around: the context in which all stages run.
     """
 
     facts: Facts
     device: str
     dtype: str
     load: Callable[[], Subject]
+    clock: Clock | None = None
+    gauge: Gauge | None = None
+    rules: Rules | None = None
+    device_facts: Facts | None = None
+    around: Callable[[], AbstractContextManager[Any]] = nullcontext
 
 
 class Laboratory:
@@ -73,7 +87,8 @@ class Laboratory:
         self._experiment = experiment
         self._observer = observer
         self._subject: Subject | None = None
-        self.sampler = Sampler(clock_for(torch.device(experiment.device)))
+        clock = experiment.clock or clock_for(torch.device(experiment.device))
+        self.sampler = Sampler(clock, experiment.rules)
         self.record = record
         self.device, self.dtype = experiment.device, experiment.dtype
         self.clear(0.0)
@@ -97,6 +112,15 @@ class Laboratory:
         from qwenprof.harness.plan import TimePlan
 
         return TimePlan(self.sampler.clock, self.budget_s * share, work)
+
+    def conditions(self) -> Conditions:
+        """What watches the device; what else the host does is nothing to a clock of its own."""
+        from qwenprof.harness.conditions import Conditions, gauge_for
+
+        gauge = self._experiment.gauge or gauge_for(self.device)
+        if self._experiment.clock is None:
+            return Conditions(gauge)
+        return Conditions(gauge, load=lambda: None, core_time=lambda: None)
 
     def say(self, text: str) -> None:
         self._observer.said(text)
@@ -145,10 +169,20 @@ def run(
         device=workload.device,
         dtype=workload.dtype,
         load=lambda: load(workload),
+        around=_provoked(workload),
     )
     wanted = chosen(stages)
     resolved_device(workload.device)
     return run_experiment(experiment, wanted, out, budget_s, command, observer or Silent())
+
+
+def _provoked(workload: Workload) -> Callable[[], AbstractContextManager[Any]]:
+    """The context that makes the fault which the workload asks for."""
+    if workload.provoke is None:
+        return nullcontext
+    from qwenprof.harness.dispatch import conv3d_without_library
+
+    return partial(conv3d_without_library, workload.device.partition(":")[0])
 
 
 def profile_module(
@@ -213,30 +247,39 @@ def run_experiment(
     Raises:
         UsageError: `out` is not a folder; said before anything is measured.
     """
-    from qwenprof.record.environment import environment
-
     if out is not None and not Path(out).is_dir():
         raise UsageError(f"{out} is not a folder: make it first")
-    record = Record(
+    with experiment.around():
+        laboratory = Laboratory(experiment, _empty_record(experiment, command), observer)
+        budgets_s = _budgets_s(wanted, budget_s, on_cpu=experiment.device == "cpu")
+        for stage in wanted:
+            observer.started(stage)
+            laboratory.clear(budgets_s[stage.name])
+            result = _measured(stage, laboratory)
+            laboratory.record = laboratory.record.with_stage(stage.name, result)
+            if out is not None:
+                save(laboratory.record, Path(out) / "record.json")
+            observer.finished(stage, result)
+            if result.status == "interrupted":
+                break
+    return laboratory.record
+
+
+def _empty_record(experiment: Experiment, command: Sequence[str]) -> Record:
+    return Record(
         tool=Tool(name="qwenprof", version=__version__),
         created=datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
         command=[_speakable(word) for word in command],
-        environment=environment(experiment.device),
+        environment=_environment(experiment),
         workload=experiment.facts,
     )
-    laboratory = Laboratory(experiment, record, observer)
-    budgets_s = _budgets_s(wanted, budget_s, on_cpu=experiment.device == "cpu")
-    for stage in wanted:
-        observer.started(stage)
-        laboratory.clear(budgets_s[stage.name])
-        result = _measured(stage, laboratory)
-        laboratory.record = laboratory.record.with_stage(stage.name, result)
-        if out is not None:
-            save(laboratory.record, Path(out) / "record.json")
-        observer.finished(stage, result)
-        if result.status == "interrupted":
-            break
-    return laboratory.record
+
+
+def _environment(experiment: Experiment) -> dict[str, Facts]:
+    from qwenprof.record.environment import environment
+
+    sections = environment(experiment.device)
+    return sections | ({"device": experiment.device_facts} if experiment.device_facts else {})
 
 
 def _budgets_s(
@@ -249,28 +292,28 @@ def _budgets_s(
     if budget_s is None:
         scale = 1.0 if on_cpu else ACCELERATOR_BUDGET
     else:
-        scale = budget_s / sum(own_s.values())
+        scale = budget_s / (sum(own_s.values()) or 1.0)
     return {name: seconds * scale for name, seconds in own_s.items()}
 
 
 def _measured(stage: Stage, laboratory: Laboratory) -> StageResult:
     """Run one stage; whatever happens to it becomes its status."""
-    started_s = time.perf_counter()
+    clock = laboratory.sampler.clock
+    started_s = clock.now_s()
     status, reason = _outcome(stage, laboratory)
     return StageResult(
         status=status,
         reason=reason,
-        duration_s=time.perf_counter() - started_s,
+        duration_s=clock.now_s() - started_s,
         series=laboratory.series,
         tables=laboratory.tables,
     )
 
 
 def _outcome(stage: Stage, laboratory: Laboratory) -> tuple[Status, str | None]:
-    from qwenprof.harness.conditions import Conditions, gauge_for
     from qwenprof.harness.memory import is_out_of_memory
 
-    conditions = Conditions(gauge_for(laboratory.device))
+    conditions = laboratory.conditions()
     try:
         try:
             with conditions:

@@ -10,8 +10,10 @@ import pytest
 
 from qwenprof import runner
 from qwenprof.errors import MeasurementError, NotApplicable, UsageError
+from qwenprof.harness.dispatch import is_conv3d_without_library
 from qwenprof.record.record import Series, StageResult, load
 from qwenprof.stages.stage import Bench, Stage, stages
+from qwenprof.workload.workload import Workload
 
 Measure = Callable[[Bench], None]
 
@@ -113,6 +115,22 @@ def test_every_stage_starts_with_an_empty_bench_and_keeps_its_conditions() -> No
     assert "table" not in record.stages["second"].tables
     assert not record.stages["second"].series
     assert all(len(result.tables["conditions"]) == 1 for result in record.stages.values())
+
+
+def test_a_fault_is_provoked_while_the_stages_run_and_said_in_the_record(
+    tiny: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[bool] = []
+    look = stage("look", lambda _: seen.append(is_conv3d_without_library()))
+    monkeypatch.setattr(runner, "chosen", lambda _: [look])
+
+    record = runner.run(Workload.default(**tiny, provoke="slow-conv"))
+    runner.run(Workload.default(**tiny))
+
+    assert seen == [True, False]
+    assert not is_conv3d_without_library()
+    assert record.workload["provoke"] == "slow-conv"
+    assert "PROVOKED ON PURPOSE: slow-conv" in str(record.workload["summary"])
 
 
 def test_a_budget_is_shared_in_proportion() -> None:

@@ -1,11 +1,24 @@
-"""Which implementation PyTorch's dispatcher picks for a convolution."""
+"""Which implementation PyTorch picks for a convolution, and how to make it pick another.
+
+A slow path can be provoked anywhere, on purpose: without its vendor library a convolution runs in
+one of PyTorch's own loops (SlowDilated3d on CUDA, Slow3d on a CPU).
+"""
 
 from __future__ import annotations
 
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 import torch
 from torch import nn
+from torch.nn import functional
+
+CONV3D_WEIGHT = 5  # dimensions
+LIBRARIES = {"cuda": "cuDNN", "cpu": "oneDNN"}
+
+_ask_in: Callable[[], AbstractContextManager[Any]] = nullcontext
 
 
 def convolution_backend(
@@ -25,15 +38,76 @@ def convolution_backend(
     if select is None:
         return None
     padding = [0] * len(conv.kernel_size) if isinstance(conv.padding, str) else list(conv.padding)
-    backend = select(
-        x,
-        conv.weight if weight is None else weight,
-        conv.bias if weight is None else bias,
-        list(conv.stride),
-        padding,
-        list(conv.dilation),
-        conv.transposed,
-        list(conv.output_padding),
-        conv.groups,
-    )
+    with _ask_in() if conv.weight.dim() == CONV3D_WEIGHT else nullcontext():
+        backend = select(
+            x,
+            conv.weight if weight is None else weight,
+            conv.bias if weight is None else bias,
+            list(conv.stride),
+            padding,
+            list(conv.dilation),
+            conv.transposed,
+            list(conv.output_padding),
+            conv.groups,
+        )
     return str(backend.name)
+
+
+def library_off(device_type: str) -> Callable[[], AbstractContextManager[None]]:
+    """The context in which cuDNN, on a CPU oneDNN, is switched off for whatever runs in it."""
+
+    @contextmanager
+    def around() -> Iterator[None]:
+        backends: Any = torch.backends
+        library = backends.mkldnn if device_type == "cpu" else backends.cudnn
+        with warnings.catch_warnings():
+            # the CPU's switch also restores a setting for Intel GPUs, and warns that there is none
+            warnings.simplefilter("ignore", UserWarning)
+            with library.flags(enabled=False):
+                yield
+
+    return around
+
+
+@contextmanager
+def conv3d_without_library(device_type: str) -> Iterator[None]:
+    """Every forward of a Conv3d in this context runs without its library; nothing else does.
+
+    An experiment: the slow path without the slow matrix products that switching the library off
+    for everything brings with it. Gradients are computed as ever.
+    """
+    global _ask_in
+    original, off, asked_before = functional.conv3d, library_off(device_type), _ask_in
+
+    def conv3d(*args: Any, **kwargs: Any) -> torch.Tensor:
+        with off():
+            return original(*args, **kwargs)
+
+    functional.conv3d, _ask_in = conv3d, off
+    try:
+        yield
+    finally:
+        functional.conv3d, _ask_in = original, asked_before
+
+
+def is_conv3d_without_library() -> bool:
+    """Whether `conv3d_without_library` is in force."""
+    return _ask_in is not nullcontext
+
+
+def library_supports(device_type: str, dtype: torch.dtype) -> bool | None:
+    """Whether the vendor library computes in this dtype on this device; None if it cannot tell.
+
+    Source: ATen/native/mkldnn/Utils.h, mkldnn_bf16_device_check and mkldnn_fp16_device_check.
+    """
+    if device_type != "cpu":
+        return None
+    question = {
+        torch.bfloat16: "_is_mkldnn_bf16_supported",
+        torch.float16: "_is_mkldnn_fp16_supported",
+    }
+    if dtype not in question:
+        available: Any = torch.backends.mkldnn.is_available
+        return bool(available())
+    ask: Any = getattr(torch.ops.mkldnn, question[dtype], None)
+    return None if ask is None else bool(ask())

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import subprocess
 import sys
 import threading
+import time
 import types
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -15,8 +17,10 @@ import pytest
 from qwenprof.harness import conditions as module
 from qwenprof.harness.conditions import (
     Conditions,
+    CoreTime,
     NvmlGauge,
     Reading,
+    core_time,
     cores_busy_elsewhere,
     gauge_for,
     nvml_gauge,
@@ -55,9 +59,13 @@ class Gauge:
         return self.others[self.asked - 1]
 
 
-def watched(gauge: Gauge | None, load: Callable[[], float | None] = lambda: 0.0) -> Conditions:
+def watched(
+    gauge: Gauge | None,
+    load: Callable[[], float | None] = lambda: 0.0,
+    core_time: Callable[[], CoreTime | None] = lambda: None,
+) -> Conditions:
     """Conditions that have seen every reading of the gauge."""
-    seen = Conditions(gauge, poll_s=0.001, load=load)
+    seen = Conditions(gauge, poll_s=0.001, load=load, core_time=core_time)
     with seen:
         if gauge:
             assert gauge.exhausted.wait(PATIENCE_S)
@@ -321,16 +329,107 @@ def test_a_cpu_has_no_gauge() -> None:
     assert gauge_for("cpu") is None
 
 
+def counters(total_s: float, busy_s: float, own_s: float) -> CoreTime:
+    """Of a host of eight cores."""
+    return CoreTime(total_s=total_s, busy_s=busy_s, own_s=own_s, cores=8)
+
+
+class TestBusyCores:
+    def test_all_three_looks_are_kept_apart(self) -> None:
+        # GIVEN a host that is quiet before, and ten seconds in which others take 5 core seconds
+        loads, counted = iter([0.0, 1.5]), iter([counters(0, 0, 0), counters(80, 25, 20)])
+        # WHEN it is watched, with something at work when it ends
+        seen = watched(None, load=lambda: next(loads), core_time=lambda: next(counted))
+        row = seen.row()
+        # THEN each look has its column, and the busiest is flagged
+        assert row["cores_busy_elsewhere"] == 0.0
+        assert row["cores_busy_elsewhere_meanwhile"] == 0.5
+        assert row["cores_busy_elsewhere_after"] == 1.5
+        assert seen.flags() == ["busy_host: 1.5 cores busy with something else"]
+
+    def test_a_neighbour_that_came_and_went_is_flagged(self) -> None:
+        counted = iter([counters(0, 0, 0), counters(80, 60, 20)])
+        seen = watched(None, load=lambda: 0.0, core_time=lambda: next(counted))
+        assert seen.flags() == ["busy_host: 4.0 cores busy with something else"]
+
+    def test_what_this_program_does_is_no_neighbour(self) -> None:
+        # GIVEN a host on which all that is busy is this process and its children
+        counted = iter([counters(100, 50, 10), counters(180, 110, 70)])
+        seen = watched(None, core_time=lambda: next(counted))
+        assert seen.row()["cores_busy_elsewhere_meanwhile"] == 0.0
+        assert seen.flags() == []
+
+    def test_counters_that_tick_differently_never_tell_less_than_nothing(self) -> None:
+        assert counters(80, 19.9, 20).busy_elsewhere(counters(0, 0, 0)) == 0.0
+
+    def test_less_than_a_second_has_no_mean(self) -> None:
+        counted = iter([counters(0, 0, 0), counters(7.9, 4, 0)])
+        seen = watched(None, core_time=lambda: next(counted))
+        assert seen.row()["cores_busy_elsewhere_meanwhile"] is None
+
+    @pytest.mark.parametrize("known", [(True, False), (False, True), (False, False)])
+    def test_without_both_counters_there_is_no_mean(self, known: tuple[bool, bool]) -> None:
+        counted = iter(
+            [counters(80 * i, 40 * i, 0) if told else None for i, told in enumerate(known)]
+        )
+        seen = watched(None, core_time=lambda: next(counted))
+        assert seen.row()["cores_busy_elsewhere_meanwhile"] is None
+
+    def test_it_looks_after_an_error_too(self) -> None:
+        loads = iter([0.0, 2.0])
+        seen = Conditions(None, load=lambda: next(loads), core_time=lambda: None)
+        with pytest.raises(RuntimeError, match="broken"), seen:
+            raise RuntimeError("broken")
+        assert seen.row()["cores_busy_elsewhere_after"] == 2.0
+
+
 def test_the_load_of_the_host_is_counted_in_cores(monkeypatch: pytest.MonkeyPatch) -> None:
-    # GIVEN a host of eight cores, a quarter of which is busy
-    monkeypatch.setattr(module.psutil, "cpu_percent", lambda interval: 25.0)
-    monkeypatch.setattr(module.psutil, "cpu_count", lambda: 8)
-    assert cores_busy_elsewhere() == 2.0
+    # GIVEN a host of eight cores, on which others use a quarter of the time that passes
+    counted = iter([counters(800, 300, 20), counters(801.6, 300.5, 20.1)])
+    monkeypatch.setattr(module, "core_time", lambda: next(counted))
+    assert cores_busy_elsewhere(interval_s=0.0) == 2.0
 
 
 def test_a_load_that_cannot_be_read_is_unknown(monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse(interval: float) -> float:
+    def refuse() -> None:
         raise PermissionError("/proc/stat")
 
-    monkeypatch.setattr(module.psutil, "cpu_percent", refuse)
-    assert cores_busy_elsewhere() is None
+    monkeypatch.setattr(module.psutil, "cpu_times", refuse)
+    assert core_time() is None
+    assert cores_busy_elsewhere(interval_s=0.0) is None
+
+
+def test_the_hosts_own_counters_hold_what_this_process_does() -> None:
+    # GIVEN the counters of this host WHEN this process works for a tenth of a second of core time
+    before = core_time()
+    assert before is not None
+    end_s = time.process_time() + 0.1
+    while time.process_time() < end_s:
+        pass
+    after = core_time()
+    # THEN it is counted as this process's own, and as busy, up to the counters' ticks
+    assert after is not None
+    assert after.own_s - before.own_s >= 0.08
+    assert after.busy_s - before.busy_s >= 0.08
+    assert after.total_s >= after.busy_s
+
+
+def test_work_of_a_child_is_no_neighbours_while_it_runs_and_once_it_has_ended() -> None:
+    # GIVEN a child process that has used a tenth of a second of core time and waits
+    work = "import sys, time\nwhile time.process_time() < 0.2: pass\nprint('done', flush=True)\n"
+    before = core_time()
+    with subprocess.Popen(
+        [sys.executable, "-c", work + "sys.stdin.read()"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+    ) as child:
+        assert child.stdout is not None
+        assert child.stdout.readline().strip() == b"done"
+        running = core_time()
+    ended = core_time()
+    # THEN its time is this program's own, before and after it is reaped
+    assert before is not None
+    assert running is not None
+    assert ended is not None
+    assert running.own_s - before.own_s >= 0.15
+    assert ended.own_s >= running.own_s - 0.02

@@ -1,4 +1,4 @@
-"""FLOP and bytes of each node, against what the arithmetic says."""
+"""FLOP, bytes and operators of each node, against what the arithmetic says."""
 
 from __future__ import annotations
 
@@ -76,7 +76,8 @@ def test_of_an_embedding_only_the_rows_that_are_looked_up_move() -> None:
     indices = torch.tensor([1, 5, 7])
     work = counted(nn.Embedding(1000, WIDTH), indices)[""]
     # THEN the table does not count
-    assert work == Work(flops=0, moved_bytes=indices.nbytes + 3 * WIDTH * FLOAT)
+    moved_bytes = indices.nbytes + 3 * WIDTH * FLOAT
+    assert work == Work(flops=0, moved_bytes=moved_bytes, operators=1)
 
 
 def test_a_weight_that_two_layers_share_moves_once() -> None:
@@ -122,3 +123,26 @@ def test_a_node_that_is_not_reached_has_no_work() -> None:
 
 def test_elementwise_work_is_no_flop() -> None:
     assert counted(nn.GELU(), torch.rand(BATCH, WIDTH))[""].flops == 0
+
+
+def test_operators_are_those_that_compute_something() -> None:
+    # GIVEN a forward of views, an allocation, a product, a sum and a question for one number
+    class Model(nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            transposed = x.T.reshape(WIDTH, -1)[:, :4].detach()
+            torch.empty(3)
+            product = x[:4] @ transposed.T[:, :WIDTH].T
+            return product * product.sum().item()
+
+    # WHEN it is counted THEN it is product, sum, the number's way to the host, and the scaling
+    assert counted(Model(), torch.rand(BATCH, WIDTH))[""].operators == 4
+
+
+def test_operators_of_children_are_in_their_parents() -> None:
+    # GIVEN two layers and an activation WHEN they are counted, with gradients or without
+    model = nn.Sequential(nn.Linear(WIDTH, WIDTH), nn.GELU(), nn.Linear(WIDTH, WIDTH))
+    x = torch.rand(BATCH, WIDTH)
+    with_gradients = count_work(lambda: model(x), tree(model))
+    # THEN a linear layer with its bias is one operator either way
+    for work in (counted(model, x), with_gradients):
+        assert [work[path].operators for path in ("", "0", "1", "2")] == [3, 1, 1, 1]

@@ -1,30 +1,30 @@
 """What was published about the slow patch embedding of Qwen3-VL, to hold a run against.
 
-Source: the writeup of 2026-05-03 on an RTX 5090, also transformers issue 45750. These numbers
-are quoted, never measured here, and a report sets them apart.
+The numbers are those of the published record. They are quoted, never measured here, and a report
+sets them apart.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
-from qwenprof.record.record import Facts
+from qwenprof.diagnosis.bounds import number
+from qwenprof.record.published import writeup
+from qwenprof.record.record import Facts, Row
 
-DEVICE = "NVIDIA GeForce RTX 5090"
-SOURCE = f"Published for {DEVICE}, torch 2.9.0+cu128, cuDNN 91002, bf16; not measured here."
-
-WORKLOAD: Facts = {
-    "family": "qwen3-vl",
-    "size": "4b",
-    "scope": "full",
-    "dtype": "bf16",
-    "frames": 8,
-    "short_edge": 336,
-    "batch": 1,
-    "patches": 6080,
-    "sequence_length": 1653,
-}
-BATCH_SIZES = (1, 4, 8, 16)
+_RECORD = writeup()
+_WORKLOAD_KEYS = (
+    "family",
+    "size",
+    "scope",
+    "dtype",
+    "frames",
+    "short_edge",
+    "batch",
+    "patches",
+    "sequence_length",
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,28 +37,73 @@ class Batch:
     memory_gb: float
 
 
-BATCHES = (
-    Batch(batch=1, total_s=16.5, sequence_length=1653, memory_gb=9.7),
-    Batch(batch=4, total_s=65.3, sequence_length=2133, memory_gb=10.0),
-    Batch(batch=8, total_s=148.0, sequence_length=2133, memory_gb=10.0),
-    Batch(batch=16, total_s=145.0, sequence_length=2133, memory_gb=10.0),
+def _known(row: Row, column: str) -> float:
+    """A number that the published record holds.
+
+    Raises:
+        ValueError: it does not.
+    """
+    value = number(row.get(column))
+    if value is None:
+        raise ValueError(f"the published record has no number in {column} of {row}")
+    return value
+
+
+def _batches() -> tuple[Batch, ...]:
+    return tuple(
+        Batch(
+            batch=int(_known(row, "batch")),
+            total_s=_known(row, "median_s"),
+            sequence_length=int(_known(row, "sequence_length")),
+            memory_gb=_known(row, "peak_bytes") / 1e9,
+        )
+        for row in _RECORD.rows("batch-sweep", "batches")
+    )
+
+
+def _attention() -> dict[str, tuple[float | None, float | None]]:
+    switched = {
+        (str(row["attention"]), row["batch"]): number(row["median_s"])
+        for row in _RECORD.rows("attention-sweep", "backends")
+        if row["experiment"] == "switched"
+    }
+    names = ("eager", "sdpa", "flash_attention_2")
+    return {name: (switched[name, 1], switched[name, 8]) for name in names}
+
+
+def _components_s() -> dict[str, float]:
+    rows = _RECORD.rows("per-layer", "modules")
+    by_name = {str(row["path"]).rpartition(".")[2]: row for row in rows}
+    blocks = _RECORD.rows("per-layer", "blocks")[0]
+    return {
+        "patch_embed": _known(by_name["patch_embed"], "inclusive_s"),
+        "position interpolation": _known(by_name["fast_pos_embed_interpolate"], "inclusive_s"),
+        "rotary position": _known(by_name["rot_pos_emb"], "inclusive_s"),
+        "blocks, the first": _known(blocks, "first_s"),
+        "blocks, each other": _known(blocks, "mean_of_others_s"),
+        "blocks, all 24": _known(blocks, "total_s"),
+        "merger": _known(by_name["merger"], "inclusive_s"),
+    }
+
+
+def _variants() -> Mapping[str, Row]:
+    rows = _RECORD.rows("compare-patch-embed", "variants")
+    return {str(row["variant"]): row for row in rows}
+
+
+DEVICE = str(_RECORD.fact("device", "name"))
+SOURCE = (
+    f"Published for {DEVICE}, torch {_RECORD.fact('torch', 'version')}, "
+    f"cuDNN {_RECORD.fact('torch', 'cudnn_runtime')}, {_RECORD.workload['dtype']}; "
+    "not measured here."
 )
+WORKLOAD: Facts = {key: _RECORD.workload[key] for key in _WORKLOAD_KEYS}
 
-# implementation -> seconds at batch 1 and at batch 8; None was not published
-ATTENTION: dict[str, tuple[float | None, float | None]] = {
-    "eager": (17.1, None),
-    "sdpa": (16.5, 145.6),
-    "flash_attention_2": (16.5, 147.6),
-}
+BATCHES = _batches()
+BATCH_SIZES = tuple(each.batch for each in BATCHES)
+ATTENTION = _attention()  # seconds at batch 1 and at batch 8; None was not published
 
-TOTAL_S = 16.212
-COMPONENTS_S = {
-    "patch_embed": 16.1113,
-    "position interpolation": 0.0228,
-    "rotary position": 0.0207,
-    "blocks, the first": 0.0234,
-    "blocks, each other": 0.0014,
-    "blocks, all 24": 0.0564,
-    "merger": 0.0005,
-}
-PATCHES, CONV_S, LINEAR_S = 6080, 16.1113, 0.0003
+TOTAL_S = _known(_RECORD.rows("per-layer", "summary")[0], "total_s")
+COMPONENTS_S = _components_s()
+PATCHES = int(_known(_variants()["Conv3d"], "patches"))
+CONV_S, LINEAR_S = (_known(_variants()[name], "median_s") for name in ("Conv3d", "Linear"))

@@ -1,9 +1,10 @@
-"""How many kernels `slow_conv_dilated3d` launches: counted, beside what its source says.
+"""How many kernels one call launches: counted, and for the slow path what its source says.
 
-Per patch it launches one vol2col and one GEMM, and with a bias one fill per output channel,
-so N * (D * [bias] + 2) in a call. Source: ATen/native/NaiveDilatedConvolution.cpp. On a GPU
-the launches themselves are counted; elsewhere the fills, which are operators of their own,
-while vol2col and GEMM are not.
+Per patch `slow_conv_dilated3d` launches one vol2col and one GEMM, and with a bias one fill per
+output channel, so N * (D * [bias] + 2) in a call. Source:
+ATen/native/NaiveDilatedConvolution.cpp. On a GPU the launches themselves are counted; elsewhere
+the fills, which are operators of their own, while vol2col and GEMM are not. Of the convolution as
+dispatched the same is counted; how many it should be is not known there.
 """
 
 from __future__ import annotations
@@ -14,12 +15,12 @@ from typing import TYPE_CHECKING, Any
 
 from qwenprof.record.record import Row
 from qwenprof.stages._projection import Projection
-from qwenprof.stages._variants import SLOW_DIRECT, Layer, variants
+from qwenprof.stages._variants import CONV, SLOW_DIRECT, Layer, Variant, variants
 
 if TYPE_CHECKING:
     from torch import nn
 
-COUNTED_PATCHES = (8, 16)
+COUNTED_PATCHES = (2, 4)  # of a profile, every one of a thousand fills a patch is an event
 SILENT = "99"  # else it tells of every start, and on a machine without a GPU of that
 FILL = "aten::fill_"
 LAUNCHES = (
@@ -34,29 +35,30 @@ LAUNCHES = (
 
 def launch_rows(projection: Projection) -> Iterator[Row]:
     """The rows of the table: a few patch counts, with the bias and without it."""
-    device_type = projection.patches.device.type
-    variant = next(each for each in variants(device_type) if each.name == SLOW_DIRECT)
     bare = _without_bias(projection.conv)
     convs = [bare] if projection.conv.bias is None else [projection.conv, bare]
-    for conv in convs:
-        layer = variant.build(conv)
-        for count in COUNTED_PATCHES:
-            yield _row(projection.first(count), conv, layer)
+    by_name = {each.name: each for each in variants(projection.patches.device.type)}
+    for variant in (by_name[CONV], by_name[SLOW_DIRECT]):
+        for conv in convs:
+            for count in COUNTED_PATCHES:
+                yield _row(variant, projection.first(count), conv)
 
 
-def _row(projection: Projection, conv: nn.Conv3d, layer: Layer) -> Row:
+def _row(variant: Variant, projection: Projection, conv: nn.Conv3d) -> Row:
     patches, features = len(projection.patches), conv.out_channels
+    is_slow_path = variant.name == SLOW_DIRECT
     fills = patches * features if conv.bias is not None else 0
     on_gpu = projection.patches.device.type == "cuda"
-    counts = _counts(projection, layer)
+    counts = _counts(projection, variant.build(conv))
     return {
+        "variant": variant.name,
         "patches": patches,
         "features": features,
         "bias": conv.bias is not None,
         "counted_event": "kernel launch" if on_gpu else FILL,
         "counted": sum(counts.get(each, 0) for each in (LAUNCHES if on_gpu else (FILL,))),
-        "predicted": fills + 2 * patches if on_gpu else fills,
-        "launches": fills + 2 * patches,
+        "predicted": (fills + 2 * patches if on_gpu else fills) if is_slow_path else None,
+        "launches": fills + 2 * patches if is_slow_path else None,
     }
 
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from qwenprof.errors import MeasurementError
 from qwenprof.record.record import Row
 from qwenprof.stages._checks import RELATIVE_ERROR, at_most, relative_error, rounding_tolerance
-from qwenprof.stages._variants import SLOW_DIRECT, library_off
+from qwenprof.stages._variants import SLOW_DIRECT
 
 if TYPE_CHECKING:
     import torch
@@ -166,6 +166,8 @@ def slow_path_row(conv: nn.Conv3d, patches: torch.Tensor, dtype: str) -> Row:
     Raises:
         MeasurementError: this device does not run that operator.
     """
+    from qwenprof.harness.dispatch import library_off
+
     repeats = -(-CONTROL_PATCHES // len(patches))
     asked = problem(conv, patches.repeat(repeats, 1, 1, 1, 1)[:CONTROL_PATCHES], dtype)
     with library_off(patches.device.type)():

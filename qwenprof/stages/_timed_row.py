@@ -13,7 +13,7 @@ from qwenprof.stages.stage import Bench
 
 if TYPE_CHECKING:
     from qwenprof.harness.plan import Allowance, TimePlan
-    from qwenprof.harness.sampler import Timing
+    from qwenprof.harness.sampler import Sampler, Timing
 
 TIMED = (
     "median_s",
@@ -41,6 +41,7 @@ def timed_row(
     key: str,
     prepare: Callable[[], Prepared],
     around: Callable[[], AbstractContextManager[Any]] = nullcontext,
+    sampler: Sampler | None = None,
 ) -> Row:
     """Time one case of a plan and say what happened to it.
 
@@ -48,6 +49,7 @@ def timed_row(
         key: of the case in the plan, and of its series in the record.
         prepare: makes the call; may itself run out of memory.
         around: the context in which the call is timed.
+        sampler: None for the bench's own; another one for work that the device does not do.
 
     Returns:
         The columns of MEASURED, those of `prepare`, status and reason. Running out of memory
@@ -60,7 +62,8 @@ def timed_row(
     if isinstance(allowance, Refusal):
         return empty_row("skipped", allowance.reason)
     try:
-        return _measured(bench, plan, key, prepare(), around, allowance)
+        used = sampler or bench.sampler
+        return _measured(bench, used, plan, key, prepare(), around, allowance)
     except (RuntimeError, MemoryError) as error:
         if not is_out_of_memory(error):
             raise
@@ -89,6 +92,7 @@ def timing_columns(timing: Timing) -> Row:
 
 def _measured(
     bench: Bench,
+    sampler: Sampler,
     plan: TimePlan,
     key: str,
     prepared: Prepared,
@@ -99,7 +103,7 @@ def _measured(
 
     with around():
         mark = HighWaterMark(bench.device)
-        timing = bench.sampler.measure(prepared.call, allowance)
+        timing = sampler.measure(prepared.call, allowance)
         plan.learn(key, timing.one_call_s)
         peak_so_far = mark.read()
         peak = affordable_peak_bytes(prepared.call, bench.device, timing, allowance)

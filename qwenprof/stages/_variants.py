@@ -6,9 +6,8 @@ that a comparison has a row for it either way.
 
 from __future__ import annotations
 
-import warnings
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -19,7 +18,6 @@ if TYPE_CHECKING:
 CONV, LINEAR, FIX = "Conv3d", "Linear", "fix (view)"
 SLOW_DIRECT, FUSED = "slow_conv_dilated3d", "fusion_config"
 COMPILE_S = 12.0  # by a C++ compiler on two cores, with nothing of it in a cache
-LIBRARIES = {"cuda": "cuDNN", "cpu": "oneDNN"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -107,6 +105,8 @@ def _in_turn() -> list[Variant]:
 
 def _provoked(device_type: str) -> list[Variant]:
     """What PyTorch would not pick here by itself, slow paths among it."""
+    from qwenprof.harness.dispatch import LIBRARIES, library_off
+
     library = LIBRARIES.get(device_type, "vendor library")
     return [
         Variant(
@@ -285,24 +285,6 @@ def _compile(module: nn.Module) -> Callable[[torch.Tensor], torch.Tensor]:
     return compiled
 
 
-def library_off(device_type: str) -> Callable[[], AbstractContextManager[None]]:
-    """The context in which cuDNN, on a CPU oneDNN, is switched off for whatever runs in it."""
-
-    @contextmanager
-    def around() -> Iterator[None]:
-        import torch
-
-        backends: Any = torch.backends
-        library = backends.mkldnn if device_type == "cpu" else backends.cudnn
-        with warnings.catch_warnings():
-            # the CPU's switch also restores a setting for Intel GPUs, and warns that there is none
-            warnings.simplefilter("ignore", UserWarning)
-            with library.flags(enabled=False):
-                yield
-
-    return around
-
-
 def _benchmark() -> AbstractContextManager[Any]:
     import torch
 
@@ -317,6 +299,8 @@ def _has_no_bias(_: str, conv: nn.Conv3d) -> str | None:
 
 
 def _has_no_library(device_type: str, _: nn.Conv3d) -> str | None:
+    from qwenprof.harness.dispatch import LIBRARIES
+
     if device_type not in LIBRARIES:
         return f"no library is known that could be switched off on {device_type}"
     return None

@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING, Any
 
 from qwenprof.errors import NotApplicable, QwenprofError, reason_of
 from qwenprof.record.record import Row
-from qwenprof.stages._launches import launch_rows
 from qwenprof.stages._projection import BACKWARD, FORWARD, Projection, conv_and_patches
 from qwenprof.stages._rounds import Round, is_able, run_round
 from qwenprof.stages._timed_row import empty_row
@@ -61,8 +60,6 @@ def measure(bench: Bench) -> None:
         projection = Projection.of(conv, patches, _torch_dtype(dtype))
         other = replace(forward, dtype=dtype, projection=projection)
         _compare(other, [*ends, *between], OTHER_DTYPES_SHARE / (len(DTYPES) - 1))
-    for row in launch_rows(forward.projection):
-        bench.add_row("launches", row)
     _run_alone([forward, backward], deadline_s)
 
 

@@ -1,7 +1,9 @@
 """Which component? Every part of the model timed from inside, against what its work should cost.
 
 Parts are timed by marks on the device's own timeline around every module and helper function.
-The same forward without any marks runs in turn, so that what the marks cost is known.
+The same forward without any marks runs in turn, so that what the marks cost is known. On a
+device with a queue a few forwards that drain it at every mark tell what the host alone takes, and
+with that where it waits for the device.
 """
 
 from __future__ import annotations
@@ -25,11 +27,12 @@ if TYPE_CHECKING:
 
 MAX_PASSES = 50
 TIMING_SHARE = 0.7  # of the stage's seconds; counting the work takes one more forward
+DRAINED_PASSES, DRAINED_SHARE = 3, 0.15
 MARKED, PLAIN = "with marks", "plain"
 
 
 def measure(bench: Bench) -> None:
-    from qwenprof.harness.module_timer import ModuleTimer, typical
+    from qwenprof.harness.module_timer import ModuleTimer
     from qwenprof.harness.work_counter import count_work
 
     subject = bench.subject()
@@ -38,14 +41,15 @@ def measure(bench: Bench) -> None:
     timer = ModuleTimer(bench.sampler.clock, watched)
     timings = _timed(bench, subject, timer)
     passes = timer.collect()
-    steady = typical(passes[1:] or passes)
-    bench.say("counting FLOP and bytes")
+    drained = _drained(bench, subject, watched, timings[PLAIN])
+    bench.say("counting FLOP, bytes and operators")
     work = count_work(subject.call(subject.inputs()), watched)
-    for row in _module_rows(bench, watched, steady, passes[0], work):
+    for row in _module_rows(bench, watched, passes, drained, work):
         bench.add_row("modules", row)
-    for row in _block_rows(steady):
+    for row in _block_rows(_steady(passes)):
         bench.add_row("blocks", row)
-    bench.add_row("summary", _summary(steady, timings, passes))
+    summary = _summary(timings, passes) | _host_columns(passes, drained)
+    bench.add_row("summary", summary | _synchronizations(bench, subject, watched))
 
 
 def nodes(subject: Subject) -> list[Node]:
@@ -85,12 +89,45 @@ def _timed(bench: Bench, subject: Subject, timer: ModuleTimer) -> dict[str, Timi
     return timings
 
 
+def _drained(bench: Bench, subject: Subject, watched: Sequence[Node], plain: Timing) -> list[Pass]:
+    """A few passes with the device never behind; none without a queue or without the seconds."""
+    from qwenprof.harness.module_timer import ModuleTimer
+
+    clock = bench.sampler.clock
+    affordable = int(DRAINED_SHARE * bench.budget_s / plain.one_call_s)
+    if not clock.asynchronous or not affordable:
+        return []
+    bench.say("timing the host alone")
+    timer, call = ModuleTimer(clock, watched, drained=True), subject.call(subject.inputs())
+    with timer.attached():
+        for _ in range(min(DRAINED_PASSES, affordable)):
+            call()
+    return timer.collect()
+
+
+def _steady(passes: Sequence[Pass]) -> Pass:
+    from qwenprof.harness.module_timer import typical
+
+    return typical(_after_first(passes))
+
+
+def _after_first(passes: Sequence[Pass]) -> Sequence[Pass]:
+    return passes[1:] or passes
+
+
 def _module_rows(
-    bench: Bench, watched: Sequence[Node], steady: Pass, first: Pass, work: Mapping[str, Work]
+    bench: Bench,
+    watched: Sequence[Node],
+    passes: Sequence[Pass],
+    drained: Sequence[Pass],
+    work: Mapping[str, Work],
 ) -> list[Row]:
     """One row a node, in the order in which the forward reaches them."""
-    rates = machine(bench.record)
+    from qwenprof.harness.waits import waits
+
+    rates, steady, first = machine(bench.record), _steady(passes), passes[0]
     kinds = {node.path: node.kind for node in watched}
+    waiting = waits(_after_first(passes), drained) or {}
     total_s = steady[""].inclusive_s
     return [
         {
@@ -101,16 +138,25 @@ def _module_rows(
             "exclusive_s": time.exclusive_s,
             "share": time.inclusive_s / total_s if total_s else None,
             "first_call_s": first[path].inclusive_s if path in first else None,
+            "min_s": _least_s(path, passes),
+            "host_s": time.host_s,
+            "waits": waiting.get(path),
             **_work_columns(rates, bench.dtype, time, work.get(path)),
         }
         for path, time in steady.items()
     ]
 
 
+def _least_s(path: str, passes: Sequence[Pass]) -> float:
+    """A node's time in its fastest pass: noise only adds, so what is slow is slow there too."""
+    return min(each[path].inclusive_s for each in _after_first(passes) if path in each)
+
+
 def _work_columns(rates: Machine | None, dtype: str, time: NodeTime, work: Work | None) -> Row:
     """What the work is and what it should cost; None where the machine was not measured."""
     if work is None:
-        return dict.fromkeys(("flops", "bytes", "bound_s", "excess_s", "slowdown"))
+        names = ("flops", "bytes", "operators", "bound_s", "excess_s", "slowdown")
+        return dict.fromkeys(names)
     bound = None
     if rates is not None:
         bound = bound_s(
@@ -119,6 +165,7 @@ def _work_columns(rates: Machine | None, dtype: str, time: NodeTime, work: Work 
     return {
         "flops": work.flops,
         "bytes": work.moved_bytes,
+        "operators": work.operators,
         "bound_s": bound,
         "excess_s": time.inclusive_s - bound if bound else None,
         "slowdown": time.inclusive_s / bound if bound else None,
@@ -146,12 +193,35 @@ def _block_rows(steady: Pass) -> list[Row]:
     ]
 
 
-def _summary(steady: Pass, timings: Mapping[str, Timing], passes: Sequence[Pass]) -> Row:
+def _host_columns(passes: Sequence[Pass], drained: Sequence[Pass]) -> Row:
+    """The host's own seconds, and how far behind it the device was; None without a queue."""
+    from qwenprof.harness.waits import host_alone_s, most_behind_s
+
+    return {
+        "host_alone_s": host_alone_s(drained),
+        "most_behind_s": most_behind_s(_after_first(passes)) if drained else None,
+    }
+
+
+def _synchronizations(bench: Bench, subject: Subject, watched: Sequence[Node]) -> Row:
+    """What CUDA itself reports in one more forward, a row for each place; None elsewhere."""
+    from qwenprof.harness.sync_debug import synchronizations
+
+    if not bench.device.startswith("cuda"):
+        return {"synchronizations": None}
+    found = synchronizations(subject.call(subject.inputs()), watched)
+    for (path, place), count in found.items():
+        bench.add_row("synchronizations", {"path": path, "place": place, "count": count})
+    return {"synchronizations": found.total()}
+
+
+def _summary(timings: Mapping[str, Timing], passes: Sequence[Pass]) -> Row:
     """The probe's own checks: do the parts add up, and what do the marks cost?
 
     The parts add up to the model's own span by construction; whether that span is all of the
     forward is checked against the sampler, which timed the same calls from outside.
     """
+    steady = _steady(passes)
     marked, plain_s = timings[MARKED], timings[PLAIN].median_s
     exclusive_s = sum(time.exclusive_s for time in steady.values())
     sampled = [sum(time.exclusive_s for time in each.values()) for each in passes[-marked.n :]]

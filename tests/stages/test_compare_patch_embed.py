@@ -1,4 +1,4 @@
-"""The comparison for real: every variant on a CPU, forward and backward, and the launches."""
+"""The comparison for real: every variant on a CPU, forward and backward."""
 
 from __future__ import annotations
 
@@ -117,16 +117,36 @@ def test_what_takes_long_to_start_waits_for_a_larger_budget(record: Record) -> N
     assert "raise --budget" in str(row["reason"])
 
 
-def test_launches_are_counted_and_follow_the_formula(record: Record) -> None:
-    rows = record.rows(STAGE, "launches")
+def test_launches_are_counted_and_follow_the_formula(
+    conv: nn.Conv3d, patches: torch.Tensor
+) -> None:
+    """By the dispatch stage, on the projection that is compared here."""
+    rows = list(_launches.launch_rows(Projection.of(conv, patches, torch.float32)))
+    slow_path = [row for row in rows if row["variant"] == SLOW_DIRECT]
 
-    assert {(row["patches"], row["bias"]) for row in rows} == {
+    assert {(row["patches"], row["bias"]) for row in slow_path} == {
         (count, bias) for count in _launches.COUNTED_PATCHES for bias in (True, False)
     }
-    for row in rows:
-        features, patches = number(row["features"]) or 0, number(row["patches"]) or 0
-        assert row["counted"] == row["predicted"] == (patches * features if row["bias"] else 0)
-        assert row["launches"] == patches * (features * bool(row["bias"]) + 2)
+    for row in slow_path:
+        features, count = number(row["features"]) or 0, number(row["patches"]) or 0
+        assert row["counted"] == row["predicted"] == (count * features if row["bias"] else 0)
+        assert row["launches"] == count * (features * bool(row["bias"]) + 2)
+
+
+def test_of_the_convolution_as_dispatched_no_count_is_predicted(
+    conv: nn.Conv3d, patches: torch.Tensor
+) -> None:
+    rows = list(_launches.launch_rows(Projection.of(conv, patches, torch.float32)))
+    as_dispatched = [row for row in rows if row["variant"] == CONV]
+
+    assert len(as_dispatched) == 2 * len(_launches.COUNTED_PATCHES)
+    assert {(row["counted"], row["predicted"], row["launches"]) for row in as_dispatched} == {
+        (0, None, None)
+    }, "a library fills nothing feature by feature"
+
+
+def test_the_comparison_itself_counts_no_launches(record: Record) -> None:
+    assert not record.rows(STAGE, "launches")
 
 
 @pytest.mark.parametrize("direction", [FORWARD, BACKWARD])

@@ -17,7 +17,7 @@ from qwenprof.stages import attention_sweep, compare_patch_embed, matmul
 from qwenprof.workload.workload import Workload
 from tests.conftest import TINY, tiny_size
 
-BUDGET_S = 20.0
+BUDGET_S = 22.0
 
 
 @pytest.fixture(scope="module")
@@ -39,12 +39,21 @@ TABLES = {
         "batch patches sequence_length median_s per_sample_s peak_bytes status"
     ),
     ("attention-sweep", "backends"): "attention batch median_s peak_bytes status reason",
+    ("breakdown", "phases"): "phase median_s share status reason",
     ("per-layer", "modules"): (
         "path module_type calls inclusive_s exclusive_s share flops bytes bound_s excess_s slowdown"
     ),
     ("compare-patch-embed", "variants"): (
         "variant dtype patches direction backend median_s ci_low_s ci_high_s n speedup "
         "max_abs_error cosine peak_bytes status reason"
+    ),
+    ("dispatch", "convolutions"): (
+        "module module_type dtype rank kernel features bias patches memory_format backend "
+        "backend_library_off backend_without_bias backend_channels_last"
+    ),
+    ("dispatch", "gate"): "module library if_all_hold condition found holds",
+    ("dispatch", "launches"): (
+        "module variant patches features bias counted_event counted predicted launches"
     ),
     ("verify", "checks"): "check dtype metric value tolerance reference passed",
 }
@@ -63,7 +72,16 @@ def test_the_tables_have_the_promised_columns(
 
 def test_every_stage_ran(record: Record) -> None:
     assert {name: result.status for name, result in record.stages.items()} == dict.fromkeys(
-        ("matmul", "batch-sweep", "attention-sweep", "per-layer", "compare-patch-embed", "verify"),
+        (
+            "matmul",
+            "batch-sweep",
+            "attention-sweep",
+            "breakdown",
+            "per-layer",
+            "compare-patch-embed",
+            "dispatch",
+            "verify",
+        ),
         "ok",
     )
     assert record.workload["patches"] == 528
@@ -178,6 +196,26 @@ def test_conv_and_linear_are_compared_with_the_backend_by_name(record: Record) -
     assert all(float(str(row["max_abs_error"])) < 1e-5 for row in measured)
     assert all(float(str(row["cosine"])) > 0.9999 for row in measured)
     assert {row["dtype"] for row in rows} == {"bf16", "fp16", "fp32"}
+
+
+def test_the_projection_that_was_compared_is_the_one_whose_dispatch_is_explained(
+    record: Record,
+) -> None:
+    (conv,) = record.rows("dispatch", "convolutions")
+    compared = {row["module"] for row in record.rows("compare-patch-embed", "variants")}
+    launches = record.rows("dispatch", "launches")
+
+    assert compared == {conv["module"]} == {row["module"] for row in launches}
+    assert conv["patches"] == 528
+    dispatched = [
+        row["backend"]
+        for row in record.rows("compare-patch-embed", "variants")
+        if (row["variant"], row["dtype"], row["status"]) == ("Conv3d", "fp32", "ok")
+    ]
+    assert set(dispatched) == {conv["backend"]}
+    for row in launches:
+        if row["variant"] == "slow_conv_dilated3d":
+            assert row["counted"] == row["predicted"]
 
 
 def test_patch_counts_grow_fourfold_up_to_the_workloads() -> None:

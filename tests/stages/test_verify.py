@@ -108,7 +108,7 @@ def test_the_control_fails_and_the_verdict_rests_on_it(record: Record) -> None:
 def test_the_slow_path_is_right_but_for_what_it_adds_up_over_patches(
     conv: nn.Conv3d, patches: torch.Tensor
 ) -> None:
-    from qwenprof.stages._variants import library_off
+    from qwenprof.harness.dispatch import library_off
 
     asked = _numerics.problem(conv, patches, "bf16")
     with library_off("cpu")():

@@ -44,6 +44,13 @@ class Component:
         return max(1, len(self.paths))
 
     @property
+    def path(self) -> str:
+        """Of the module or function, of the container for repeated blocks; "" for own code."""
+        if self.count > 1:
+            return self.paths[0].rpartition(".")[0]
+        return self.paths[0] if self.paths else ROOT
+
+    @property
     def excess_s(self) -> float | None:
         return None if self.bound_s is None else self.time_s - self.bound_s
 

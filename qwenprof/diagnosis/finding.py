@@ -11,6 +11,7 @@ from qwenprof.record.record import Record
 
 Verdict = Literal["problem", "clear", "not assessed"]
 Severity = Literal["critical", "warning", "info"]
+Confidence = Literal["high", "medium", "low"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -19,6 +20,10 @@ class Finding:
 
     verdict: "clear" only when the rule had all it needed and found nothing.
     culprit: a module path, operator or component, or None.
+    cause: why the culprit is slow, in a few words; "" where the rule does not tell.
+    cost_share: share of the workload's forward that the advice would save, None if not known.
+    factor: how many times as fast the culprit itself becomes with the advice, None if not known.
+    confidence: of a problem; what was inferred and not observed is never "high".
     evidence: sentences, each with its numbers.
     """
 
@@ -27,6 +32,10 @@ class Finding:
     severity: Severity
     title: str
     culprit: str | None = None
+    cause: str = ""
+    cost_share: float | None = None
+    factor: float | None = None
+    confidence: Confidence = "high"
     evidence: tuple[str, ...] = ()
     advice: str = ""
     links: tuple[str, ...] = ()
@@ -38,12 +47,14 @@ class Rule:
 
     question: what the rule answers, as a reader would ask it.
     judge: the answer; raises nothing for any valid record.
+    reads: the stages whose results it looks at; it has nothing to say where none of them ran.
     """
 
     name: str
     order: int
     question: str
     judge: Callable[[Record], Finding]
+    reads: tuple[str, ...] = ()
 
 
 def rules() -> dict[str, Rule]:
@@ -57,6 +68,12 @@ def diagnose(record: Record) -> list[Finding]:
     verdicts = ("problem", "clear", "not assessed")
     severities = ("critical", "warning", "info")
     return sorted(findings, key=lambda f: (verdicts.index(f.verdict), severities.index(f.severity)))
+
+
+def is_asked(finding: Finding, record: Record) -> bool:
+    """Whether any stage ran that the finding's rule reads: without one there was no question."""
+    rule = rules().get(finding.rule)
+    return rule is None or not rule.reads or any(name in record.stages for name in rule.reads)
 
 
 def not_assessed(rule: str, question: str, why: str) -> Finding:

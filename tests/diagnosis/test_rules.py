@@ -9,8 +9,8 @@ import pytest
 from qwenprof.diagnosis.caveats import caveats
 from qwenprof.diagnosis.finding import diagnose, rules
 from qwenprof.diagnosis.rules.batching import scaling
-from qwenprof.diagnosis.rules.culprit import Part, usual_slowdown
 from qwenprof.record.record import Record, Row, StageResult, Tool
+from tests.diagnosis.convolutions import compared, pair
 
 
 def record(dtype: str = "bf16", attention: str = "sdpa", **tables: list[Row]) -> Record:
@@ -138,130 +138,14 @@ def test_attention() -> None:
     assert alone.verdict == "not assessed"
 
 
-def module(path: str, time_s: float, bound_s: float | None, total_s: float = 16.2) -> Row:
-    row: Row = {"path": path, "module_type": "Module", "inclusive_s": time_s, "bound_s": bound_s}
-    return row | {"share": time_s / total_s}
-
-
-def layers(*parts: Row) -> Record:
-    return record(per_layer__modules=list(parts))
-
-
-BLOCKS = [module(f"blocks.{index}", 0.0014, 0.0004) for index in range(24)]
-
-
-def test_the_culprit_is_the_part_with_the_largest_excess() -> None:
-    patch_embed = module("patch_embed.proj", 16.1113, 0.0003)
-    parent = module("patch_embed", 16.1114, 0.0003)
-
-    finding = judged("culprit", layers(module("", 16.2, 0.05), parent, patch_embed, *BLOCKS))
-
-    assert (finding.verdict, finding.severity) == ("problem", "critical")
-    assert finding.culprit == "patch_embed.proj"
-    assert "53,700 x" in finding.title
-
-
-def test_a_machine_that_is_slow_everywhere_accuses_nobody() -> None:
-    slow = [module(f"blocks.{i}", 0.1, 0.001, total_s=2.6) for i in range(24)]
-    larger = module("patch_embed.proj", 0.2, 0.002, total_s=2.6)
-
-    assert judged("culprit", layers(larger, *slow)).verdict == "clear"
-
-
-def test_a_small_part_far_off_its_bound_is_no_culprit() -> None:
-    tiny = module("norm", 0.0001, 0.0000001, total_s=0.034)
-    blocks = [module(f"blocks.{i}", 0.0014, 0.0004, total_s=0.034) for i in range(24)]
-
-    assert judged("culprit", layers(tiny, *blocks)).verdict == "clear"
-
-
-def test_no_culprit_without_bounds() -> None:
-    unbound = [module(f"blocks.{index}", 0.0014, None) for index in range(24)]
-
-    assert judged("culprit", layers(*unbound)).verdict == "not assessed"
-
-
-def test_the_usual_slowdown_is_weighted_by_time() -> None:
-    parts = [
-        Part(path="a", kind="", time_s=1.0, bound_s=0.5, share=0.1),
-        Part(path="b", kind="", time_s=10.0, bound_s=2.5, share=0.9),
-    ]
-
-    assert usual_slowdown(parts) == pytest.approx(4.0)
-    assert usual_slowdown([]) is None
-
-
-def variants(speedup: float, low: float | None, high: float | None, backend: str) -> Record:
-    linear_s = 0.0003
-    common: Row = {"dtype": "bf16", "direction": "forward", "n": 20, "patches": 6080}
-    errors: Row = {"max_abs_error": 0.004, "max_abs_difference": 0.004}
-    conv: Row = {"variant": "Conv3d", "backend": backend, "median_s": linear_s * speedup}
-    linear: Row = {"variant": "Linear", "backend": "GEMM", "median_s": linear_s}
-    interval: Row = {"speedup": speedup, "speedup_low": low, "speedup_high": high}
-    smaller = [row | common | errors | {"patches": 64} for row in (conv, linear | interval)]
-    return record(
-        compare_patch_embed__variants=[
-            *smaller,
-            conv | common | errors,
-            linear | interval | common | errors,
-        ],
-        per_layer__summary=[{"plain_s": 0.1 + linear_s * speedup}],
-    )
-
-
-def test_a_conv_that_fell_into_a_slow_implementation_is_critical() -> None:
-    finding = judged("patch-embedding", variants(53704, 53000, 54000, "SlowDilated3d"))
-
-    assert (finding.verdict, finding.severity) == ("problem", "critical")
-    assert "slow implementation (SlowDilated3d)" in finding.title
-    assert "99.4 %" in finding.evidence[-1]
-    assert finding.links
-
-
-def test_a_healthy_backend_that_loses_to_linear_is_another_verdict() -> None:
-    finding = judged("patch-embedding", variants(6.0, 5.5, 6.5, "Cudnn"))
-
-    assert (finding.verdict, finding.severity) == ("problem", "info")
-    assert "loses to Linear (Cudnn)" in finding.title
-
-
-def test_a_difference_inside_the_noise_is_clear() -> None:
-    same = judged("patch-embedding", variants(1.02, 0.98, 1.06, "Cudnn"))
-    unclear = judged("patch-embedding", variants(1.10, 0.93, 1.40, "Cudnn"))
-
-    assert same.verdict == "clear"
-    assert unclear.verdict == "not assessed"
-    assert "Inconclusive" in unclear.evidence[0]
-
-
-def test_few_samples_are_not_enough_for_a_small_difference_but_for_a_large_one() -> None:
-    small = judged("patch-embedding", variants(1.5, None, None, "Cudnn"))
-    large = judged("patch-embedding", variants(5000, None, None, "SlowDilated3d"))
-
-    assert small.verdict == "not assessed"
-    assert large.verdict == "problem"
-
-
 def test_problems_come_first_and_the_worst_on_top() -> None:
-    given = variants(53704, 53000, 54000, "SlowDilated3d")
+    given = compared(pair("SlowDilated3d", 16.1113, 0.0003), forward_s=16.2)
 
     findings = diagnose(given)
 
-    assert findings[0].rule == "patch-embedding"
+    assert (findings[0].rule, findings[0].severity) == ("conv-slow-backend", "critical")
     assert findings[-1].verdict == "not assessed"
     assert len(findings) == len(rules())
-
-
-def test_a_list_of_blocks_without_a_row_of_its_own_does_not_hide_them() -> None:
-    """As in most encoders: `encoder` is called, `encoder.layers` is not."""
-    whole = [module("", 1.0, 0.3, 1.0), module("encoder", 0.99, 0.3, 1.0)]
-    healthy = [module(f"encoder.layers.{i}", 0.1, 0.03, 1.0) for i in (0, 1, 3, 4)]
-    sick = module("encoder.layers.2", 0.5, 0.03, 1.0)
-
-    finding = judged("culprit", layers(*whole, *healthy, sick))
-
-    assert finding.verdict == "problem"
-    assert finding.culprit == "encoder.layers.2"
 
 
 def test_missing_input_is_never_clear() -> None:
@@ -295,16 +179,6 @@ def test_one_forward_each_is_not_enough_to_accuse_attention() -> None:
 
     assert finding.verdict == "not assessed"
     assert "1.44 x" in finding.evidence[0]
-
-
-def test_a_run_whose_own_check_fails_clears_no_part() -> None:
-    blocks = [module(f"blocks.{i}", 0.1, 0.03, total_s=2.4) for i in range(24)]
-    summary: list[Row] = [{"with_marks_s": 3.31, "plain_s": 4.62}]
-
-    finding = judged("culprit", record(per_layer__modules=blocks, per_layer__summary=summary))
-
-    assert finding.verdict == "not assessed"
-    assert "3.31 s with marks and 4.62 s without" in finding.evidence[0]
 
 
 def test_caveats_name_what_disturbed_a_run_and_what_it_left_out() -> None:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from qwenprof.diagnosis.bounds import LARGEST, number, positive
+from qwenprof.diagnosis.disturbance import disturbances
 from qwenprof.diagnosis.finding import Finding, Rule, not_assessed
-from qwenprof.formatting import seconds, times
+from qwenprof.formatting import count, seconds, times
 from qwenprof.record.record import Record, Row
 
 NAME, QUESTION = "attention", "Is it attention?"
@@ -34,6 +35,13 @@ def judge(record: Record) -> Finding:
             title=f"Not attention: no other implementation is more than {TOLERANCE - 1:.0%} faster",
             evidence=_evidence(rows),
         )
+    disturbed = disturbances(record, "attention-sweep")
+    if gain < SURE_FROM_ONE_CALL and disturbed:
+        why = (
+            f"Inconclusive: {_name(fastest)} came out {times(gain)} as fast, but the run was "
+            f"disturbed ({disturbed[0]})."
+        )
+        return not_assessed(NAME, QUESTION, why)
     if gain < SURE_FROM_ONE_CALL and not (_repeated(fastest) and _repeated(baseline)):
         why = f"Inconclusive: {_name(fastest)} came out {times(gain)} as fast, from one forward."
         return not_assessed(NAME, QUESTION, why)
@@ -43,6 +51,8 @@ def judge(record: Record) -> Finding:
         severity="critical" if gain > SURE_FROM_ONE_CALL else "warning",
         title=f"The model is {times(gain)} as fast with {_name(fastest)}",
         culprit=f"attention: {own.get('attention')}",
+        cause=f"{_name(fastest)} computes the same in less time",
+        cost_share=1 - 1 / gain,
         evidence=_evidence(rows),
         advice=_advice(fastest),
     )
@@ -112,11 +122,16 @@ def _name(row: Row) -> str:
 
 def _evidence(rows: list[Row]) -> tuple[str, ...]:
     listed = ", ".join(
-        f"{row.get('attention')} ({row.get('experiment')}) {seconds(_seconds(row))}, "
-        f"n = {row.get('n')}"
+        f"{row.get('attention')} ({row.get('experiment')}) {seconds(_seconds(row))}{_n(row)}"
         for row in sorted(rows, key=_seconds)
     )
     return (f"Forward of batch {rows[0].get('batch')}: {listed}.",)
 
 
-RULE = Rule(name=NAME, order=40, question=QUESTION, judge=judge)
+def _n(row: Row) -> str:
+    """How many samples; nothing where a record does not say."""
+    n = number(row.get("n"))
+    return "" if n is None else f", n = {count(n)}"
+
+
+RULE = Rule(name=NAME, order=40, question=QUESTION, judge=judge, reads=("attention-sweep",))

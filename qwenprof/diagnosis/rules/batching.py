@@ -1,17 +1,27 @@
-"""Is it batching? Time of one sample at growing batch sizes, and whether the work grew too."""
+"""Is it batching? Time of one sample at growing batch sizes, and whether the work grew too.
+
+Patches tell whether the work grew. Where they were not recorded, a batch that takes the time, the
+tokens and the memory of a smaller one most likely did not grow; that is inferred, not observed.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 from qwenprof.diagnosis.bounds import positive
+from qwenprof.diagnosis.disturbance import disturbances
 from qwenprof.diagnosis.finding import Finding, Rule, not_assessed
-from qwenprof.formatting import count, seconds, times
+from qwenprof.formatting import count, seconds, size, times
 from qwenprof.harness.statistics import Fit, fit_line
-from qwenprof.record.record import Record
+from qwenprof.record.record import Record, Row
 
 NAME, QUESTION = "batching", "Is it batching?"
 TOLERANCE = 0.25
+SURE_ALL_THE_SAME = 2.0  # from few forwards, or in a disturbed run
+ENOUGH_SAMPLES = 3
+SAME_TIME, SAME_MEMORY = 0.10, 0.02  # of the smaller batch's: then the work did not grow
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,34 +51,66 @@ class Scaling:
         return self.per_sample[max(self.per_sample)] / self.per_sample[min(self.per_sample)]
 
 
+@dataclass(frozen=True, kw_only=True)
+class Sized:
+    """A measured batch whose patches are not known, but its tokens and its memory are."""
+
+    batch: int
+    time_s: float
+    tokens: float
+    peak_bytes: float
+
+    def is_no_larger_than(self, other: Sized) -> bool:
+        """Whether it cost what a smaller batch cost in all that is known of both."""
+        return (
+            self.tokens == other.tokens
+            and abs(self.time_s - other.time_s) <= SAME_TIME * other.time_s
+            and abs(self.peak_bytes - other.peak_bytes) <= SAME_MEMORY * other.peak_bytes
+        )
+
+
 def scaling(record: Record) -> Scaling | None:
     """The scaling that the batch sweep saw; None with fewer than two batch sizes."""
-    per_sample: dict[int, float] = {}
-    patches: dict[int, float] = {}
+    return _scaling(_measured(record))
+
+
+def _measured(record: Record) -> dict[int, Row]:
+    """The rows that hold a time, by batch, the smallest first."""
+    rows: dict[int, Row] = {}
     for row in record.rows("batch-sweep", "batches"):
-        batch, median_s = positive(row.get("batch")), positive(row.get("median_s"))
-        if not batch or batch < 1 or not median_s:
-            continue
-        per_sample[int(batch)] = median_s / batch
-        patch_count = positive(row.get("patches"))
-        if patch_count:
-            patches[int(batch)] = patch_count / batch
-    if len(per_sample) < 2:
+        batch, time_s = positive(row.get("batch")), positive(row.get("median_s"))
+        if batch and time_s and batch >= 1 and time_s / batch > 0:
+            rows[int(batch)] = row
+    return dict(sorted(rows.items()))
+
+
+def _scaling(rows: dict[int, Row]) -> Scaling | None:
+    if len(rows) < 2:
         return None
-    batches = sorted(per_sample)
-    fit = fit_line(batches, [per_sample[batch] * batch for batch in batches])
-    return Scaling(per_sample=per_sample, patches_per_sample=patches, fit=fit)
+    time_s = {batch: positive(row.get("median_s")) or 0.0 for batch, row in rows.items()}
+    patches = {batch: positive(row.get("patches")) for batch, row in rows.items()}
+    return Scaling(
+        per_sample={batch: whole_s / batch for batch, whole_s in time_s.items()},
+        patches_per_sample={batch: each / batch for batch, each in patches.items() if each},
+        fit=fit_line(list(time_s), list(time_s.values())),
+    )
 
 
 def judge(record: Record) -> Finding:
-    found = scaling(record)
+    rows = _measured(record)
+    found = _scaling(rows)
     if found is None:
         return not_assessed(NAME, QUESTION, "Fewer than two batch sizes were measured.")
     if found.work_grew is None:
-        return not_assessed(NAME, QUESTION, "Whether the work grew with the batch is not known.")
+        return _inferred(rows)
     if found.work_grew is False:
         return _did_not_grow(found)
     if found.growth > 1 + TOLERANCE:
+        doubt = _doubt(record, rows)
+        if doubt and found.growth < SURE_ALL_THE_SAME:
+            grown = times(found.growth)
+            why = f"Inconclusive: a sample takes {grown} as long in the largest batch, but {doubt}."
+            return not_assessed(NAME, QUESTION, why)
         return Finding(
             rule=NAME,
             verdict="problem",
@@ -86,6 +128,74 @@ def judge(record: Record) -> Finding:
         severity="info",
         title=f"Not batching: the time of one sample {trend} as the batch grows",
         evidence=_evidence(found),
+    )
+
+
+def _doubt(record: Record, rows: dict[int, Row]) -> str:
+    """Why a time that grew a little proves nothing; "" where it does."""
+    disturbed = disturbances(record, "batch-sweep")
+    if disturbed:
+        return f"the run was disturbed ({disturbed[0]})"
+    ends = (rows[min(rows)], rows[max(rows)])
+    few = min(positive(row.get("n")) or 0.0 for row in ends) < ENOUGH_SAMPLES
+    return "that is from too few forwards" if few else ""
+
+
+def _inferred(rows: dict[int, Row]) -> Finding:
+    """From time, tokens and memory, up to the last batch that grew in any of them.
+
+    Only a time of one sample that stays the same clears batching here: where it changes, the
+    number of patches alone could tell why.
+    """
+    unknown = "Whether the work grew with the batch is not known."
+    sizes = [_sized(batch, row) for batch, row in rows.items()]
+    known = [each for each in sizes if each is not None]
+    if len(known) < len(sizes):
+        return not_assessed(NAME, QUESTION, unknown)
+    grown = _grown(known)
+    kept = _scaling({each.batch: rows[each.batch] for each in grown})
+    stalled = known[len(grown) : len(grown) + 1]
+    told = tuple(_stalled(each, grown[-1]) for each in stalled)
+    if kept is None or abs(kept.growth - 1) > TOLERANCE:
+        return not_assessed(NAME, QUESTION, " ".join((unknown, *told)))
+    last = grown[-1].batch
+    anomaly = "".join(f"; batch {each.batch} most likely did not grow" for each in stalled)
+    return Finding(
+        rule=NAME,
+        verdict="clear",
+        severity="info",
+        title=f"Not batching: the time of one sample stays the same up to batch {last}{anomaly}",
+        confidence="medium",
+        evidence=(
+            *_evidence(kept),
+            f"The patches were not recorded: that the work grew up to batch {last} is inferred "
+            "from the time, which grew with the batch.",
+            *told,
+        ),
+    )
+
+
+def _sized(batch: int, row: Row) -> Sized | None:
+    keys = ("median_s", "sequence_length", "peak_bytes")
+    time_s, tokens, peak_bytes = (positive(row.get(key)) for key in keys)
+    if time_s is None or tokens is None or peak_bytes is None:
+        return None
+    return Sized(batch=batch, time_s=time_s, tokens=tokens, peak_bytes=peak_bytes)
+
+
+def _grown(known: Sequence[Sized]) -> Sequence[Sized]:
+    """The batches before the first that is no larger than the one before it."""
+    pairs = enumerate(pairwise(known), start=1)
+    stops = (index for index, (before, after) in pairs if after.is_no_larger_than(before))
+    return known[: next(stops, len(known))]
+
+
+def _stalled(after: Sized, before: Sized) -> str:
+    return (
+        f"Batch {after.batch} takes {seconds(after.time_s)} where batch {before.batch} takes "
+        f"{seconds(before.time_s)}, with the same {count(after.tokens)} tokens of sequence and the "
+        f"same {size(after.peak_bytes)} of memory: its work most likely did not grow, so its time "
+        "of one sample says nothing."
     )
 
 
@@ -120,4 +230,4 @@ def _evidence(found: Scaling) -> tuple[str, ...]:
     return tuple(sentences)
 
 
-RULE = Rule(name=NAME, order=30, question=QUESTION, judge=judge)
+RULE = Rule(name=NAME, order=30, question=QUESTION, judge=judge, reads=("batch-sweep",))

@@ -2,75 +2,192 @@
 
 Not the slowest part is the culprit but the one with the largest excess over its bound, and
 only if it is an outlier among the model's own parts: a machine that is slow everywhere
-accuses nobody.
+accuses nobody. Repeated blocks are one part here; one block unlike the others is another rule's.
+Blocks have to stand out further, since they hold the norms, activations and softmax that a bound
+leaves out, where a merger or a patch embedding is hardly more than its matrix product.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from qwenprof.diagnosis.bounds import positive
+from qwenprof.diagnosis.components import Anatomy, Component, anatomy
+from qwenprof.diagnosis.disturbance import disturbances
 from qwenprof.diagnosis.finding import Finding, Rule, not_assessed
-from qwenprof.formatting import percent, seconds, times
-from qwenprof.record.record import Record
+from qwenprof.diagnosis.projection import Comparison, comparison
+from qwenprof.formatting import percent, plural, seconds, times
+from qwenprof.record.record import Record, Row
 
 NAME, QUESTION = "culprit", "Which part takes longer than its work should?"
-OUTLIER = 4.0
+OUTLIER, OUTLIER_OF_BLOCKS = 4.0, 25.0  # times what is usual
 DISTURBED = 1.25  # ratio of the forward with marks to the one without, either way
-NOTABLE_SHARE, DOMINANT_SHARE = 0.10, 0.50
+NOTABLE_SHARE, DOMINANT_SHARE = 0.05, 0.50
+SURE_ALL_THE_SAME = 2.0  # times the threshold, in a disturbed run
+MOST_OF = 0.8  # of a part's excess: who has so much of it within a part is to blame for it
+DWARFS = 2.0  # times all other parts together: then their bounds need not be known
 
 
 @dataclass(frozen=True, kw_only=True)
-class Part:
-    """A part that has no timed parts below it. Seconds; share is of the whole forward."""
+class Suspect:
+    """A part, and what its work should take.
 
-    path: str
-    kind: str
-    time_s: float
-    bound_s: float
-    share: float
+    should: how `least_s` is known, for a sentence.
+    """
+
+    part: Component
+    least_s: float
+    should: str
 
     @property
     def excess_s(self) -> float:
-        return self.time_s - self.bound_s
+        return self.part.time_s - self.least_s
 
     @property
     def slowdown(self) -> float:
-        return self.time_s / self.bound_s
+        return self.part.time_s / self.least_s
 
 
-def parts(record: Record) -> list[Part]:
-    """The parts with a bound, the largest excess first."""
-    rows = record.rows("per-layer", "modules")
-    paths = [str(row.get("path")) for row in rows]
-    parents = {prefix for path in paths for prefix in _prefixes(path)}
-    found = []
-    for row in rows:
-        path = str(row.get("path"))
-        time_s, bound = positive(row.get("inclusive_s")), positive(row.get("bound_s"))
-        if path in parents or not time_s or not bound:
-            continue
-        share = positive(row.get("share")) or 0.0
-        kind = str(row.get("module_type"))
-        found.append(Part(path=path, kind=kind, time_s=time_s, bound_s=bound, share=share))
-    return sorted(found, key=lambda part: part.excess_s, reverse=True)
+def suspects(whole: Anatomy, found: Comparison | None) -> list[Suspect]:
+    """The parts of which is known what they should take, the largest excess first.
+
+    That is the bound or, for the patch embedding where it has none, the time of the equal Linear.
+    """
+    suspected = []
+    for part in whole.components:
+        if part.bound_s:
+            should = "its work should take {} on this machine"
+            suspected.append(Suspect(part=part, least_s=part.bound_s, should=should))
+        elif found and found.linear_s and part.holds(found.module):
+            should = "the equal Linear takes {}"
+            suspected.append(Suspect(part=part, least_s=found.linear_s, should=should))
+    return sorted(suspected, key=lambda each: each.excess_s, reverse=True)
 
 
-def _prefixes(path: str) -> list[str]:
-    """Every path above this one; "" is the model. A list of blocks has no row of its own."""
-    names = path.split(".")
-    return [".".join(names[:length]) for length in range(len(names)) if path]
-
-
-def usual_slowdown(found: list[Part]) -> float | None:
+def usual_slowdown(suspected: Sequence[Suspect]) -> float | None:
     """The slowdown that half of the time is spent below: what is normal for this model here."""
-    ordered = sorted(found, key=lambda part: part.slowdown)
-    half, passed = sum(part.time_s for part in ordered) / 2, 0.0
-    for part in ordered:
-        passed += part.time_s
+    bounded = [each for each in suspected if each.part.bound_s]
+    ordered = sorted(bounded, key=lambda each: each.slowdown)
+    half, passed = sum(each.part.time_s for each in ordered) / 2, 0.0
+    for each in ordered:
+        passed += each.part.time_s
         if passed >= half:
-            return part.slowdown
+            return each.slowdown
     return None
+
+
+def judge(record: Record) -> Finding:
+    rows = record.rows("per-layer", "modules")
+    whole = anatomy(rows)
+    suspected = suspects(whole, comparison(record)) if whole else []
+    if whole is None or not suspected:
+        why = "No part has both a time and a bound."
+        return not_assessed(NAME, QUESTION, why)
+    bounded = [each for each in suspected if each.part.bound_s]
+    if len(bounded) < 2 and not _dwarfs(suspected[0], whole):
+        why = "Fewer than two parts have both a time and a bound."
+        return not_assessed(NAME, QUESTION, why)
+    guilty = next((each for each in suspected if _stands_out(each, suspected, whole)), None)
+    if guilty is None:
+        return _nobody(record, _evidence(suspected[0], suspected, whole))
+    excess_share = guilty.excess_s / whole.total_s
+    disturbed = disturbances(record, "per-layer")
+    if disturbed and not _stands_out(guilty, suspected, whole, beyond=SURE_ALL_THE_SAME):
+        said = f"{_name(guilty)} takes {times(guilty.slowdown)} its bound"
+        why = f"Inconclusive: {said}, but the run was disturbed ({disturbed[0]})."
+        return not_assessed(NAME, QUESTION, why)
+    return Finding(
+        rule=NAME,
+        verdict="problem",
+        severity="critical" if excess_share >= DOMINANT_SHARE else "warning",
+        title=f"{_name(guilty)} takes {times(guilty.slowdown)} what its work should cost",
+        culprit=_deepest(guilty, rows),
+        cost_share=excess_share,
+        factor=guilty.slowdown,
+        evidence=_evidence(guilty, suspected, whole),
+        advice="Look at how this part is implemented before anything else: without the excess "
+        f"the forward takes {percent(1 - excess_share)} of its time.",
+    )
+
+
+def _stands_out(
+    suspect: Suspect, suspected: Sequence[Suspect], whole: Anatomy, beyond: float = 1.0
+) -> bool:
+    """Whether a part costs something that is worth a look, and is an outlier beside the others.
+
+    beyond: how many times the usual threshold it must pass.
+    """
+    if suspect.excess_s < NOTABLE_SHARE * whole.total_s:
+        return False
+    usual = usual_slowdown([each for each in suspected if each is not suspect])
+    if usual is None:
+        return _dwarfs(suspect, whole)
+    outlier = OUTLIER_OF_BLOCKS if suspect.part.count > 1 else OUTLIER
+    return suspect.slowdown >= beyond * outlier * usual
+
+
+def _dwarfs(suspect: Suspect, whole: Anatomy) -> bool:
+    return suspect.excess_s > DWARFS * _rest_s(suspect, whole)
+
+
+def _rest_s(suspect: Suspect, whole: Anatomy) -> float:
+    """Seconds of all other parts together, whether or not they have a bound."""
+    return sum(part.time_s for part in whole.components if part is not suspect.part)
+
+
+def _nobody(record: Record, evidence: tuple[str, ...]) -> Finding:
+    disturbance = _disturbance(record)
+    if disturbance:
+        return not_assessed(NAME, QUESTION, disturbance)
+    return Finding(
+        rule=NAME,
+        verdict="clear",
+        severity="info",
+        title="No part takes much longer than its work should, beside the others",
+        evidence=("The largest excess: " + evidence[0], *evidence[1:]),
+    )
+
+
+def _evidence(suspect: Suspect, suspected: Sequence[Suspect], whole: Anatomy) -> tuple[str, ...]:
+    part = suspect.part
+    usual = usual_slowdown([each for each in suspected if each is not suspect])
+    should = suspect.should.format(seconds(suspect.least_s))
+    beside = "" if usual is None else f", where {times(usual)} is usual in this model"
+    return (
+        f"{_name(suspect)} ({part.module_type}) takes {seconds(part.time_s)}, "
+        f"{percent(part.time_s / whole.total_s)} of the forward; all the rest takes "
+        f"{seconds(_rest_s(suspect, whole))}.",
+        f"{should[0].upper()}{should[1:]}: it takes {times(suspect.slowdown)} as long{beside}.",
+        f"The excess is {seconds(suspect.excess_s)}, "
+        f"{percent(suspect.excess_s / whole.total_s)} of the forward.",
+    )
+
+
+def _name(suspect: Suspect) -> str:
+    part = suspect.part
+    return f"{part.path}, {plural(part.count, 'block')}" if part.count > 1 else part.path
+
+
+def _deepest(suspect: Suspect, rows: Sequence[Row]) -> str:
+    """The innermost timed module that has most of the excess."""
+    if suspect.part.count > 1:
+        return suspect.part.path
+    path, least_s = suspect.part.path, suspect.least_s
+    while True:
+        inner = next(
+            (
+                row
+                for row in rows
+                if str(row.get("path")).rpartition(".")[0] == path
+                and (positive(row.get("inclusive_s")) or 0.0) - least_s
+                >= MOST_OF * suspect.excess_s
+            ),
+            None,
+        )
+        if inner is None:
+            return path
+        path = str(inner.get("path"))
 
 
 def _disturbance(record: Record) -> str | None:
@@ -86,43 +203,4 @@ def _disturbance(record: Record) -> str | None:
     )
 
 
-def judge(record: Record) -> Finding:
-    found = parts(record)
-    if len(found) < 3:
-        why = "Fewer than three parts have both a time and a bound."
-        return not_assessed(NAME, QUESTION, why)
-    suspect, others = found[0], found[1:]
-    usual = usual_slowdown(others) or suspect.slowdown
-    total_s = suspect.time_s / suspect.share if suspect.share else suspect.time_s
-    excess_share = suspect.excess_s / total_s
-    evidence = (
-        f"{suspect.path} ({suspect.kind}) takes {seconds(suspect.time_s)}, "
-        f"{percent(suspect.share)} of the forward.",
-        f"Its work should take {seconds(suspect.bound_s)} on this machine: it takes "
-        f"{times(suspect.slowdown)} its bound, where {times(usual)} is usual in this model.",
-        f"The excess is {seconds(suspect.excess_s)}, {percent(excess_share)} of the forward.",
-    )
-    if excess_share < NOTABLE_SHARE or suspect.slowdown < OUTLIER * usual:
-        disturbance = _disturbance(record)
-        if disturbance:
-            return not_assessed(NAME, QUESTION, disturbance)
-        return Finding(
-            rule=NAME,
-            verdict="clear",
-            severity="info",
-            title="No part takes much longer than its work should, beside the others",
-            evidence=("The largest excess: " + evidence[0], *evidence[1:]),
-        )
-    return Finding(
-        rule=NAME,
-        verdict="problem",
-        severity="critical" if excess_share >= DOMINANT_SHARE else "warning",
-        title=f"{suspect.path} takes {times(suspect.slowdown)} what its work should cost",
-        culprit=suspect.path,
-        evidence=evidence,
-        advice="Look at how this part is implemented before anything else: without the excess "
-        f"the forward takes {percent(1 - excess_share)} of its time.",
-    )
-
-
-RULE = Rule(name=NAME, order=50, question=QUESTION, judge=judge)
+RULE = Rule(name=NAME, order=50, question=QUESTION, judge=judge, reads=("per-layer",))

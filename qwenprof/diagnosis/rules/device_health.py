@@ -1,18 +1,29 @@
-"""Is the device healthy? Its matrix products against what its maker says."""
+"""Is the device healthy? Its matrix products against what its maker says.
+
+A device whose vendor library is switched off for the whole process is not at its best either, and
+makes every part of a model slow, so that no part is to blame.
+"""
 
 from __future__ import annotations
 
 from qwenprof.diagnosis.bounds import number, positive
 from qwenprof.diagnosis.finding import Finding, Rule, not_assessed
+from qwenprof.formatting import count, flop_rate
 from qwenprof.record.record import Record, Row
 
 NAME, QUESTION = "device-health", "Is the device healthy?"
+# cuDNN has no part in matrix products, so without it only convolutions suffer
+SWITCHES = {"cpu": ("oneDNN", "onednn_enabled")}
+VERDICTS = ("healthy", "suspicious", "unhealthy")
 
 
 def judge(record: Record) -> Finding:
     row = _largest(record)
     if row is None:
         return not_assessed(NAME, QUESTION, "No matrix product was measured in this dtype.")
+    library = switched_off(record)
+    if library:
+        return _without(library, row)
     tflops, peak = positive(row.get("tflops")), positive(row.get("peak_tflops"))
     size, verdict = row.get("size"), row.get("verdict")
     if tflops is None or peak is None:
@@ -23,8 +34,11 @@ def judge(record: Record) -> Finding:
     evidence = (
         f"A {size} x {size} {row.get('dtype')} matrix product runs at {tflops:.1f} "
         f"TFLOPS, {tflops / peak:.0%} of the {peak:.4g} in the {row.get('peak_source')}.",
+        *_above(record, tflops, peak),
         *_published(row, tflops),
     )
+    if verdict not in VERDICTS:
+        return not_assessed(NAME, QUESTION, "The record does not judge the rate it holds.")
     if verdict == "healthy":
         return Finding(
             rule=NAME,
@@ -45,6 +59,31 @@ def judge(record: Record) -> Finding:
     )
 
 
+def switched_off(record: Record) -> str:
+    """The library of all heavy work, where it is switched off for the process; else ""."""
+    kind = str(record.fact("device", "type"))
+    library, switch = SWITCHES.get(kind, ("", ""))
+    return library if switch and record.fact("torch", switch) is False else ""
+
+
+def _without(library: str, row: Row) -> Finding:
+    rate = flop_rate((positive(row.get("tflops")) or 0.0) * 1e12)
+    return Finding(
+        rule=NAME,
+        verdict="problem",
+        severity="critical",
+        title=f"{library} is switched off for the whole process",
+        culprit=f"the setting that switches {library} off",
+        cause=f"without {library} PyTorch runs everything in loops of its own",
+        evidence=(
+            f"A {row.get('size')} x {row.get('size')} {row.get('dtype')} matrix product runs at "
+            f"{rate} with {library} switched off.",
+        ),
+        advice=f"Find what switches {library} off (torch.backends) and take it out before looking "
+        "at any part of the model.",
+    )
+
+
 def _largest(record: Record) -> Row | None:
     dtype = record.workload.get("dtype")
     rows = [
@@ -55,6 +94,19 @@ def _largest(record: Record) -> Row | None:
     return max(rows, key=lambda row: number(row.get("size")) or 0.0, default=None)
 
 
+def _above(record: Record, tflops: float, peak: float) -> list[str]:
+    """A peak holds for the datasheet's clock, and many cards run above it."""
+    if tflops <= peak:
+        return []
+    clocks = [row.get("sm_clock_mhz_median") for row in record.rows("matmul", "conditions")]
+    clock = next((mhz for mhz in map(positive, clocks) if mhz is not None), None)
+    told = "was not recorded" if clock is None else f"was {count(clock)} MHz"
+    return [
+        "That is above the datasheet's figure, which holds for the clock that the datasheet gives; "
+        f"the clock of this run {told}."
+    ]
+
+
 def _published(row: Row, tflops: float) -> list[str]:
     achieved = positive(row.get("published_tflops"))
     if not achieved:
@@ -62,4 +114,4 @@ def _published(row: Row, tflops: float) -> list[str]:
     return [f"Published for this device: {achieved:.4g} TFLOPS ({row.get('published_source')})."]
 
 
-RULE = Rule(name=NAME, order=10, question=QUESTION, judge=judge)
+RULE = Rule(name=NAME, order=10, question=QUESTION, judge=judge, reads=("matmul",))

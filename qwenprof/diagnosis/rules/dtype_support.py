@@ -55,4 +55,4 @@ def _rates(record: Record, dtype: str) -> dict[float, float]:
     return rates
 
 
-RULE = Rule(name=NAME, order=20, question=QUESTION, judge=judge)
+RULE = Rule(name=NAME, order=20, question=QUESTION, judge=judge, reads=("matmul",))

@@ -84,4 +84,4 @@ def _problem(record: Record, failed: Sequence[Row], evidence: tuple[str, ...]) -
     )
 
 
-RULE = Rule(name=NAME, order=80, question=QUESTION, judge=judge)
+RULE = Rule(name=NAME, order=80, question=QUESTION, judge=judge, reads=("verify",))

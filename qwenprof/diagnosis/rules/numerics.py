@@ -89,4 +89,4 @@ def _is_that_bug(record: Record, failed: Sequence[Row]) -> bool:
     return on_cuda and any(row.get("dtype") == "bf16" for row in failed)
 
 
-RULE = Rule(name=NAME, order=70, question=QUESTION, judge=judge)
+RULE = Rule(name=NAME, order=70, question=QUESTION, judge=judge, reads=("verify",))

@@ -1,0 +1,217 @@
+"""The verdict: of all findings the one story that they tell, with its cure and what that gains.
+
+Findings are answers to single questions. A reader wants one answer: what is slow, why, how sure is
+that, what to do, and what it gains, for the part and for the whole forward.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from qwenprof.diagnosis.finding import Confidence, Finding, diagnose
+from qwenprof.diagnosis.responsibility import responsibility
+from qwenprof.formatting import listed, percent, times
+from qwenprof.record.record import Record
+
+EXPLAINS = 0.5  # of what a part costs: a cause of less is not why it is slow
+DEVICE_RULES = ("device-health", "dtype-support")
+CAUSE_RULES = ("conv-slow-backend", "conv-against-linear", "bias-cliff", "known-issue")
+# about the measurement itself, or about exactness: no answer to why it is slow
+ASIDE_RULES = ("run-quality", "numerics", "exactness", "consistency", "memory")
+PIPELINE_RULES = ("input-bound",)  # their shares are of the pipeline, not of the forward
+CONFIDENCES: tuple[Confidence, ...] = ("high", "medium", "low")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Verdict:
+    """What a record says, in five answers; None or "" is what it does not tell.
+
+    headline: one sentence.
+    culprit: what is to blame: a module path, a device, a setting; None where nobody is.
+    part_factor: how many times as fast the culprit becomes with the cure.
+    forward_share: share of the forward that the cure saves.
+    rules: the findings that it rests on.
+    cleared: the questions that were answered with no.
+    """
+
+    headline: str
+    culprit: str | None = None
+    cause: str = ""
+    confidence: Confidence | None = None
+    confidence_because: str = ""
+    cure: str = ""
+    part_factor: float | None = None
+    forward_share: float | None = None
+    rules: tuple[str, ...] = ()
+    cleared: tuple[str, ...] = ()
+
+    @property
+    def forward_factor(self) -> float | None:
+        """How many times as fast the forward becomes with the cure."""
+        share = self.forward_share
+        return None if share is None or share >= 1 else 1 / (1 - share)
+
+    @property
+    def gain(self) -> str:
+        """What the cure gains, as a sentence fragment; "" where it is not known."""
+        if self.forward_share is None:
+            return "" if self.part_factor is None else f"{times(self.part_factor)} for the part"
+        whole = f"{percent(self.forward_share)} of the forward"
+        if self.forward_factor is not None and self.forward_factor >= 1.01:
+            whole += f", which becomes {times(self.forward_factor)} as fast"
+        return (
+            whole
+            if self.part_factor is None
+            else f"{times(self.part_factor)} for the part; {whole}"
+        )
+
+
+def verdict(record: Record, findings: Sequence[Finding]) -> Verdict:
+    """The verdict of these findings.
+
+    A sick device comes before any part of the model, since it slows every part. Then the problem
+    that costs the most; a finding about the same part that knows its cause and cure tells those.
+    """
+    cleared = tuple(each.rule for each in findings if each.verdict == "clear")
+    problems = [each for each in findings if each.verdict == "problem"]
+    leading = _leading(problems)
+    if leading is None:
+        return _nobody(record, findings, problems, cleared)
+    because = _explaining(leading, problems)
+    confidence, why = _confidence(record, leading, because, problems)
+    rules = dict.fromkeys((leading.rule, because.rule))
+    return Verdict(
+        headline=because.title if because.rule in CAUSE_RULES else leading.title,
+        culprit=because.culprit or leading.culprit,
+        cause=because.cause or leading.cause,
+        confidence=confidence,
+        confidence_because=why,
+        cure=because.advice or leading.advice,
+        part_factor=because.factor if because.factor is not None else leading.factor,
+        forward_share=None if leading.rule in PIPELINE_RULES else _share(because, leading),
+        rules=tuple(rules),
+        cleared=cleared,
+    )
+
+
+def diagnosis(record: Record) -> dict[str, Any]:
+    """Verdict, layers and findings of a record as plain data, for JSON."""
+    findings = diagnose(record)
+    told = verdict(record, findings)
+    return {
+        "verdict": asdict(told) | {"gain": told.gain, "forward_factor": told.forward_factor},
+        "layers": [asdict(layer) for layer in responsibility(record)],
+        "findings": [asdict(finding) for finding in findings],
+    }
+
+
+def _leading(problems: Sequence[Finding]) -> Finding | None:
+    """The problem that the verdict is about; None where there is none that matters."""
+    weighty = [
+        each for each in problems if each.severity != "info" and each.rule not in ASIDE_RULES
+    ]
+    sick = [each for each in weighty if each.rule in DEVICE_RULES]
+    if sick:
+        return sick[0]
+    return max(
+        weighty,
+        key=lambda each: (each.cost_share or 0.0, each.severity == "critical"),
+        default=None,
+    )
+
+
+def _share(because: Finding, leading: Finding) -> float | None:
+    return because.cost_share if because.cost_share is not None else leading.cost_share
+
+
+def _explaining(leading: Finding, problems: Sequence[Finding]) -> Finding:
+    """The finding about the same part that knows why, else the leading one itself."""
+    if leading.cause:
+        return leading
+    about = [
+        each
+        for name in CAUSE_RULES
+        for each in problems
+        if each.rule == name and _explains(each, leading)
+    ]
+    return about[0] if about else leading
+
+
+def _explains(cause: Finding, leading: Finding) -> bool:
+    """Whether a cause is of the same part and costs enough of what that part does."""
+    if cause.severity == "info" or not _same_part(cause.culprit, leading.culprit):
+        return False
+    shares = cause.cost_share, leading.cost_share
+    return None in shares or (shares[0] or 0.0) >= EXPLAINS * (shares[1] or 0.0)
+
+
+def _same_part(one: str | None, other: str | None) -> bool:
+    """Whether one path is the other, or lies within it, whatever either leaves out in front."""
+    if not one or not other:
+        return False
+    return any(f".{long}.".find(f".{short}.") >= 0 for long, short in ((one, other), (other, one)))
+
+
+def _nobody(
+    record: Record,
+    findings: Sequence[Finding],
+    problems: Sequence[Finding],
+    cleared: tuple[str, ...],
+) -> Verdict:
+    """No problem that matters: what could not be assessed decides how sure that is."""
+    minor = [each for each in problems if each.rule not in (*ASIDE_RULES, *PIPELINE_RULES)]
+    open_ = [each.rule for each in findings if each.verdict == "not assessed"]
+    if not cleared and not minor:
+        return Verdict(headline="Nothing could be assessed: the record lacks what rules need")
+    best = max((each.cost_share for each in minor if each.cost_share is not None), default=None)
+    gain = (
+        ""
+        if best is None
+        else f"; the most that was found to be gained is {percent(best)} of the forward"
+    )
+    reasons = _doubts(record, problems)
+    if open_:
+        reasons = [*reasons, f"{listed(open_)} {'was' if len(open_) == 1 else 'were'} not assessed"]
+    is_open = "culprit" in open_ or _disturbed(problems) is not None
+    return Verdict(
+        headline=f"No part of the model stands out as slow{gain}",
+        confidence="medium" if is_open else "high",
+        confidence_because="; ".join(reasons) or "every question has an answer",
+        forward_share=best,
+        cure=minor[0].advice if minor else "",
+        rules=tuple(each.rule for each in minor),
+        cleared=cleared,
+    )
+
+
+def _confidence(
+    record: Record, leading: Finding, because: Finding, problems: Sequence[Finding]
+) -> tuple[Confidence, str]:
+    """The lesser of both findings', and never high in a run that was disturbed."""
+    least = max((leading.confidence, because.confidence), key=CONFIDENCES.index)
+    reasons = []
+    if least != "high":
+        reasons.append("it is inferred, not observed")
+    if _disturbed(problems):
+        least = max((least, "medium"), key=CONFIDENCES.index)
+    reasons += _doubts(record, problems)
+    backing = [each.rule for each in problems if _same_part(each.culprit, leading.culprit)]
+    if len(backing) > 1:
+        reasons.append(f"{listed(sorted(set(backing)))} agree on it")
+    return least, "; ".join(reasons) or "it was measured here, not inferred"
+
+
+def _doubts(record: Record, problems: Sequence[Finding]) -> list[str]:
+    """What any verdict on this record has against it: how it was measured, and who did."""
+    disturbed, origin = _disturbed(problems), record.workload.get("origin")
+    said = [f"the run was disturbed ({disturbed.title})"] if disturbed else []
+    return said + ([str(origin)] if origin else [])
+
+
+def _disturbed(problems: Sequence[Finding]) -> Finding | None:
+    """What says that the run's times cannot be trusted."""
+    return next(
+        (each for each in problems if each.rule == "run-quality" and each.severity != "info"), None
+    )

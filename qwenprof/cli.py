@@ -20,6 +20,7 @@ from qwenprof._version import __version__
 from qwenprof.errors import QwenprofError, RecordError, UsageError
 from qwenprof.formatting import visible
 from qwenprof.options import (
+    REPORTS,
     AttentionOption,
     BatchOption,
     BudgetOption,
@@ -29,6 +30,7 @@ from qwenprof.options import (
     FramesOption,
     JsonOption,
     OutOption,
+    ProvokeOption,
     QuietOption,
     RecordArgument,
     Request,
@@ -43,15 +45,14 @@ from qwenprof.options import (
     why,
 )
 from qwenprof.stages.stage import stages
-from qwenprof.terminal import Screen, print_findings
+from qwenprof.terminal import Screen, print_diagnosis, warn_of_issues
 
 if TYPE_CHECKING:
     from qwenprof.record.record import Record
     from qwenprof.workload.workload import Workload
 
 DONE, USAGE, FAILED, INTERRUPTED = 0, 2, 3, 130
-MINOR = "[yellow]![/]"
-MARKS = {"problem": "[red]✗[/]", "clear": "[green]✓[/]", "not assessed": "[dim]?[/]"}
+ISSUE_KEYS = ("id", "title", "cause", "remedy", "fixed_in", "links")
 
 # typer may bring its own click or use the installed one: their errors have one ancestor
 ClickException: type[Exception] = next(
@@ -129,6 +130,7 @@ def _measuring_command(name: str, own_stages: Sequence[str] | None) -> Callable[
         batch: BatchOption = None,
         attention: AttentionOption = None,
         seed: SeedOption = None,
+        provoke: ProvokeOption = None,
         stages: StagesOption = None,
         budget: BudgetOption = None,
         out: OutOption = None,
@@ -146,6 +148,7 @@ def _measuring_command(name: str, own_stages: Sequence[str] | None) -> Callable[
             "batch": batch,
             "attention": attention,
             "seed": seed,
+            "provoke": provoke,
         }
         wanted = [each.strip() for each in stages.split(",")] if stages else own_stages
         if budget is not None and not budget >= 1:
@@ -286,15 +289,17 @@ def report_command(
 ) -> int:
     """Tell a record again: report.md and its plots, redrawn without torch.
 
-    They are written beside the record, in place of older ones, unless --out names a folder.
+    They are written beside the record, in place of older ones, unless --out names a folder. The
+    published record has no folder of its own: its report goes to qwenprof-reports/writeup.
 
     Example: qwenprof report qwenprof-reports/20261124-120000-cpu-qwen3-vl-4b
     """
-    from qwenprof.record.record import load
+    from qwenprof.record.published import WRITEUP, is_writeup, load_or_writeup
     from qwenprof.report.writing import write_report
 
-    loaded = load(record)
-    folder = out or (record if os.path.isdir(record) else record.parent)
+    loaded = load_or_writeup(record)
+    beside = record if os.path.isdir(record) else record.parent
+    folder = out or (REPORTS / WRITEUP if is_writeup(record) else beside)
     try:
         folder.mkdir(parents=True, exist_ok=True)
         paths = write_report(loaded, folder, tuple(formats.split(",")))
@@ -308,18 +313,18 @@ def report_command(
 
 @app.command("findings")
 def findings_command(record: RecordArgument, json: JsonOption = False) -> int:
-    """The diagnosis of a record alone.
+    """The diagnosis of a record alone: the verdict, then what every rule found.
 
     Example: qwenprof findings record.json --json
     """
-    from qwenprof.diagnosis.finding import diagnose
-    from qwenprof.record.record import load
+    from qwenprof.diagnosis.verdict import diagnosis
+    from qwenprof.record.published import load_or_writeup
 
-    findings = diagnose(load(record))
+    loaded = load_or_writeup(record)
     if json:
-        print(msgspec.json.format(msgspec.json.encode(findings)).decode())
+        print(msgspec.json.format(msgspec.json.encode(diagnosis(loaded))).decode())
     else:
-        print_findings(findings)
+        print_diagnosis(loaded)
     return DONE
 
 
@@ -327,18 +332,25 @@ def findings_command(record: RecordArgument, json: JsonOption = False) -> int:
 def env_command(device: DeviceOption = None, json: JsonOption = False) -> int:
     """The environment block of a ticket: machine and software, nothing personal.
 
+    Known issues that these versions may have are named on stderr, before anything is run.
+
     Example: qwenprof env --json
     """
+    from qwenprof.diagnosis.known_issues import possible
     from qwenprof.record.environment import environment
     from qwenprof.workload.workload import resolved_device
 
     facts = environment(resolved_device(device))
+    issues = possible(facts)
     if json:
-        print(msgspec.json.format(msgspec.json.encode(facts)).decode())
+        known = [{key: getattr(issue, key) for key in ISSUE_KEYS} for issue in issues]
+        whole = {**facts, "known_issues": known}
+        print(msgspec.json.format(msgspec.json.encode(whole)).decode())
         return DONE
     for section, values in facts.items():
         print(f"[{section}]")
         for key, value in values.items():
             print(f"{key}: {'not known' if value is None else value}")
         print()
+    warn_of_issues(issues)
     return DONE

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from rich.status import Status
 
     from qwenprof.diagnosis.finding import Finding
+    from qwenprof.diagnosis.known_issues import KnownIssue
+    from qwenprof.diagnosis.verdict import Verdict
     from qwenprof.record.record import Record, StageResult
     from qwenprof.stages.stage import Stage
     from qwenprof.workload.workload import Workload
@@ -82,9 +84,8 @@ class Screen:
             print(report)
         else:
             from qwenprof.diagnosis.caveats import caveats
-            from qwenprof.diagnosis.finding import diagnose
 
-            print_findings(diagnose(record))
+            print_diagnosis(record)
             for line in caveats(record):
                 self._print(clean(line), style="yellow")
             print(f"\nreport: {report}")
@@ -99,12 +100,67 @@ class Screen:
             self._status = None
 
 
-def print_findings(findings: Sequence[Finding]) -> None:
-    """The verdicts, one line each, and what speaks for the problems."""
+def print_diagnosis(record: Record) -> None:
+    """The verdict, then every finding."""
     from rich.console import Console
     from rich.markup import escape
 
+    from qwenprof.diagnosis.finding import diagnose, is_asked
+    from qwenprof.diagnosis.verdict import verdict
+
     console = Console(highlight=False, width=None if sys.stdout.isatty() else 80)
+    findings = diagnose(record)
+    told = verdict(record, findings)
+    print_verdict(console, told)
+    asked = [each for each in findings if is_asked(each, record)]
+    print_findings(console, asked, told_before=told.cure)
+    silent = [each.rule for each in findings if not is_asked(each, record)]
+    if silent:
+        line = f"Not asked, because their stages did not run: {', '.join(silent)}."
+        console.print(escape(textwrap.fill(line, console.width)), style="dim", soft_wrap=True)
+
+
+def warn_of_issues(issues: Sequence[KnownIssue]) -> None:
+    """Known issues that versions alone make possible, on stderr; nothing where there are none."""
+    for issue in issues:
+        dtypes = sorted({each for affected in issue.affected for each in affected.dtype or ()})
+        concerns = f" (in {', '.join(dtypes)})" if dtypes else ""
+        print(f"possible: {issue.title}{concerns}. {issue.links[0]}", file=sys.stderr)
+    if issues:
+        print("possible by version alone: qwenprof diagnose tells which are there", file=sys.stderr)
+
+
+def print_verdict(console: Console, told: Verdict) -> None:
+    """The one answer: what, why, how sure, what to do, what it gains."""
+    from rich.markup import escape
+
+    console.print()
+    headline = textwrap.fill(clean(told.headline), console.width)
+    console.print(f"[bold]{escape(headline)}[/]", soft_wrap=True)
+    sure = f"{told.confidence}: {told.confidence_because}" if told.confidence else ""
+    answers = (
+        ("culprit", told.culprit or ""),
+        ("cause", told.cause),
+        ("sure?", sure),
+        ("cure", told.cure),
+        ("gain", told.gain),
+    )
+    for name, answer in answers:
+        if answer:
+            first, rest = f"  {name:<8}", " " * 10
+            lines = textwrap.fill(
+                clean(answer), console.width, initial_indent=first, subsequent_indent=rest
+            )
+            console.print(escape(lines), soft_wrap=True)
+
+
+def print_findings(console: Console, findings: Sequence[Finding], told_before: str = "") -> None:
+    """The findings, one line each, and what speaks for the problems.
+
+    told_before: the advice that was given already.
+    """
+    from rich.markup import escape
+
     console.print()
     for finding in findings:
         minor = finding.verdict == "problem" and finding.severity == "info"
@@ -113,7 +169,8 @@ def print_findings(findings: Sequence[Finding]) -> None:
         title = textwrap.fill(clean(finding.title), console.width - 2).replace("\n", "\n  ")
         console.print(f"{mark} [{style or 'default'}]{escape(title)}[/]", soft_wrap=True)
         if finding.verdict != "clear":
-            details = [*finding.evidence, finding.advice]
+            advice = "" if finding.advice == told_before else finding.advice
+            details = [*finding.evidence, advice]
             text = " ".join(detail for detail in details if detail)
             lines = textwrap.fill(
                 clean(text), console.width, initial_indent="  ", subsequent_indent="  "

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -11,10 +12,12 @@ import textwrap
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 from qwenprof import cli
-from qwenprof.record.record import Record, load
+from qwenprof.diagnosis.finding import diagnose, rules
+from qwenprof.record.record import Record, Row, StageResult, Tool, load, save
 from qwenprof.stages.stage import stages
 
 FAST = ["--size", "tiny", "--dtype", "fp32", "--frames", "1", "--short-edge", "64", "--budget", "4"]
@@ -47,6 +50,7 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         (["matmul", "--out", "x" * 300], "name too long"),
         (["report", "x" * 300], "name too long"),
         (["matmul", "--seed", "99999999999"], "must be at most"),
+        (["matmul", "--provoke", "all"], "--provoke all: choose one of slow-conv"),
         (["matmul", "--nonsense"], "qwenprof matmul --help"),
         (["nonsense"], "qwenprof --help"),
         (["report", "missing"], "cannot read missing"),
@@ -190,18 +194,74 @@ def test_report_and_findings_tell_a_record_again(
 
     assert run("findings", "out/record.json") == 0
     assert "datasheet" in capsys.readouterr().out
-    assert run("findings", "out", "--json") == 0
-    findings = json.loads(capsys.readouterr().out)
-    assert {
-        "rule",
-        "verdict",
-        "severity",
-        "title",
+
+
+def test_the_findings_start_with_the_verdict_and_end_with_what_was_not_asked(
+    here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """GIVEN a record in which only the convolution was compared."""
+    save(compared(0.008, 0.002), here / "record.json")
+
+    assert run("findings", "record.json") == 0
+
+    printed = capsys.readouterr().out
+    headline, _, rest = printed.strip().partition("\n  culprit ")
+    answers, _, details = rest.partition("\n\n")
+    finding = next(each for each in diagnose(load(here)) if each.rule == "conv-against-linear")
+    assert headline == finding.title
+    assert answers.startswith("patch_embed.proj\n  cause   Cudnn runs")
+    assert re.findall(r"^  (\w+)", answers, re.MULTILINE) == ["cause", "sure", "cure", "gain"]
+    assert answers.endswith("  gain    4.00 x for the part")
+    assert details.startswith(f"✗ {finding.title}")
+    unasked = " ".join(printed.partition("Not asked, because their stages did not run:")[2].split())
+    assert {"device-health", "batching", "culprit"} <= set(unasked.rstrip(".").split(", "))
+    assert "conv-against-linear" not in unasked
+    assert max(map(len, printed.splitlines())) <= 80
+
+
+def test_findings_as_json_are_verdict_layers_and_findings(
+    here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    save(compared(0.008, 0.002), here / "record.json")
+
+    assert run("findings", "record.json", "--json") == 0
+
+    told = json.loads(capsys.readouterr().out)
+    assert list(told) == ["verdict", "layers", "findings"]
+    assert set(told["verdict"]) == {
+        "headline",
         "culprit",
-        "evidence",
-        "advice",
-        "links",
-    } == set(findings[0])
+        "cause",
+        "confidence",
+        "confidence_because",
+        "cure",
+        "part_factor",
+        "forward_share",
+        "forward_factor",
+        "gain",
+        "rules",
+        "cleared",
+    }
+    assert told["verdict"]["part_factor"] == 4.0
+    assert told["verdict"]["rules"] == ["conv-against-linear"]
+    assert [layer["name"] for layer in told["layers"]] == ["model code", "PyTorch", "cuDNN"]
+    assert set(told["layers"][0]) == {"name", "role", "evidence", "fix"}
+    assert {finding["rule"] for finding in told["findings"]} == set(rules())
+    for finding in told["findings"]:
+        assert set(finding) == {
+            "rule",
+            "verdict",
+            "severity",
+            "title",
+            "culprit",
+            "cause",
+            "cost_share",
+            "factor",
+            "confidence",
+            "evidence",
+            "advice",
+            "links",
+        }
 
 
 def test_env_prints_the_environment_as_text_and_as_json(
@@ -211,6 +271,28 @@ def test_env_prints_the_environment_as_text_and_as_json(
     assert "[torch]" in capsys.readouterr().out
     assert run("env", "--device", "cpu", "--json") == 0
     assert json.loads(capsys.readouterr().out)["device"]["type"] == "cpu"
+
+
+def test_env_warns_of_known_issues_on_stderr_and_lists_them_as_json(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """GIVEN the versions of the published case, THEN its cause is possible before anything runs."""
+    facts = {
+        "device": {"type": "cuda"},
+        "torch": {"version": "2.9.0+cu128", "cudnn_runtime": 91002},
+    }
+    monkeypatch.setattr("qwenprof.record.environment.environment", lambda _: facts)
+
+    assert run("env", "--device", "cpu") == 0
+    printed = capsys.readouterr()
+    assert "possible: PyTorch 2.9.0 never calls cuDNN" in printed.err
+    assert "possible" not in printed.out
+
+    assert run("env", "--device", "cpu", "--json") == 0
+    printed = capsys.readouterr()
+    issues = {each["id"]: each for each in json.loads(printed.out)["known_issues"]}
+    assert set(issues["torch-2.9.0-conv3d-gate"]) == set(cli.ISSUE_KEYS)
+    assert printed.err == ""
 
 
 def test_tab_completes_commands_and_values() -> None:
@@ -263,11 +345,27 @@ def test_ctrl_c_in_the_middle_of_a_stage_keeps_what_was_measured(tmp_path: Path)
     assert "interrupted" in (out / "report.md").read_text()
 
 
+def compared(conv_s: float, linear_s: float) -> Record:
+    """A record in which cuDNN's Conv3d was timed beside the equal Linear, and nothing else."""
+    common: Row = {"dtype": "bf16", "patches": 760, "direction": "forward", "n": 40, "status": "ok"}
+    times = (("Conv3d", conv_s, "Cudnn"), ("Linear", linear_s, "GEMM"))
+    rows: list[Row] = [
+        common
+        | {"variant": name, "backend": backend, "median_s": median_s, "speedup": conv_s / median_s}
+        for name, median_s, backend in times
+    ]
+    result = StageResult(status="ok", duration_s=1.0, tables={"variants": rows})
+    return Record(
+        tool=Tool(name="qwenprof", version="0"),
+        created="2026-01-01T00:00:00+00:00",
+        command=[],
+        environment={"device": {"type": "cuda"}},
+        workload={"dtype": "bf16"},
+        stages={"compare-patch-embed": result},
+    )
+
+
 def _empty_record() -> bytes:
-    import msgspec
-
-    from qwenprof.record.record import Tool
-
     record = Record(
         tool=Tool(name="qwenprof", version="0"),
         created="2026-01-01T00:00:00+00:00",

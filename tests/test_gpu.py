@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
 import torch
 from torch import nn
 
 from qwenprof import runner
 from qwenprof.diagnosis.bounds import number
+from qwenprof.diagnosis.finding import rules
+from qwenprof.diagnosis.projection import SLOW_DIRECT
+from qwenprof.diagnosis.responsibility import responsibility
 from qwenprof.harness.clock import AcceleratorClock
 from qwenprof.harness.conditions import gauge_for
 from qwenprof.harness.dispatch import convolution_backend
 from qwenprof.harness.memory import peak_bytes
 from qwenprof.harness.plan import Allowance
 from qwenprof.harness.sampler import Sampler
-from qwenprof.record.record import Record, load
+from qwenprof.record.record import Cell, Record, Row, load
+from qwenprof.stages._launches import COUNTED_PATCHES
 from qwenprof.workload.workload import Workload
 
 pytestmark = pytest.mark.gpu
@@ -29,6 +31,16 @@ def record(tmp_path_factory: pytest.TempPathFactory) -> Record:
     workload = Workload.default("cuda", size="2b", scope="vision", frames=2)
     runner.run(workload, out=folder, budget_s=60.0)
     return load(folder)
+
+
+@pytest.fixture(scope="module")
+def without_cudnn(tmp_path_factory: pytest.TempPathFactory) -> Record:
+    """The comparison and the dispatch with cuDNN switched off, on one frame; once for all tests."""
+    workload = Workload.default("cuda", size="2b", scope="vision", frames=1)
+    with torch.backends.cudnn.flags(enabled=False):
+        return runner.run(
+            workload, ["dispatch"], tmp_path_factory.mktemp("no-cudnn"), budget_s=36.0
+        )
 
 
 def test_every_stage_runs(record: Record) -> None:
@@ -79,12 +91,8 @@ def test_without_cudnn_the_conv_falls_into_the_slow_path() -> None:
         assert convolution_backend(conv, patches) == "SlowDilated3d"
 
 
-def test_the_slow_path_is_named_with_its_factor(tmp_path: Path) -> None:
-    workload = Workload.default("cuda", size="2b", scope="vision", frames=1)
-    with torch.backends.cudnn.flags(enabled=False):
-        record = runner.run(workload, ["compare-patch-embed"], tmp_path, budget_s=30.0)
-
-    rows = record.rows("compare-patch-embed", "variants")
+def test_the_slow_path_is_named_with_its_factor(without_cudnn: Record) -> None:
+    rows = without_cudnn.rows("compare-patch-embed", "variants")
     conv = [row for row in rows if row["variant"] == "Conv3d" and row["dtype"] == "bf16"]
     linear = [row for row in rows if row["variant"] == "Linear" and row["dtype"] == "bf16"]
     assert conv[-1]["backend"] == "SlowDilated3d"
@@ -99,13 +107,61 @@ def test_every_variant_that_cuda_has_is_timed_or_says_why_not(record: Record) ->
     assert all(row["reason"] for row in rows if row["status"] != "ok")
 
 
-def test_launches_of_the_slow_path_follow_the_formula(record: Record) -> None:
-    rows = record.rows("compare-patch-embed", "launches")
+def counted_launches(record: Record, variant: str) -> dict[tuple[Cell, Cell], Row]:
+    """The rows of the dispatch stage for one variant, by patches and bias."""
+    rows = record.rows("dispatch", "launches")
+    return {
+        (row["patches"], row["bias"]): row
+        for row in rows
+        if row["variant"] == variant and row["counted_event"] == "kernel launch"
+    }
 
-    assert rows
-    assert {row["counted_event"] for row in rows} == {"kernel launch"}
-    for row in rows:
-        assert row["counted"] == row["predicted"], f"{row}"
+
+def test_launches_of_the_slow_path_follow_the_formula(record: Record) -> None:
+    found = counted_launches(record, SLOW_DIRECT)
+
+    assert set(found) == {(count, bias) for count in COUNTED_PATCHES for bias in (True, False)}
+    for (patches, bias), row in found.items():
+        formula = (number(patches) or 0) * ((number(row["features"]) or 0) * bool(bias) + 2)
+        assert row["counted"] == row["predicted"] == row["launches"] == formula, f"{row}"
+
+
+def test_the_bias_costs_a_launch_for_every_feature_of_every_patch(record: Record) -> None:
+    """However many launches its matrix product takes on this device."""
+    found = counted_launches(record, SLOW_DIRECT)
+
+    for count in COUNTED_PATCHES:
+        with_bias, bare = (number(found[count, bias]["counted"]) or 0 for bias in (True, False))
+        assert bare > 0
+        assert with_bias - bare == count * 1024
+
+
+def test_the_dispatch_of_the_projection_is_explained(record: Record) -> None:
+    (conv,) = record.rows("dispatch", "convolutions")
+    gate = [row for row in record.rows("dispatch", "gate") if row["module"] == conv["module"]]
+
+    assert conv["backend_library_off"] == "SlowDilated3d"
+    assert conv["backend"] in ("Cudnn", "SlowDilated3d")
+    assert (conv["features"], conv["bias"], conv["rank"]) == (1024, True, 5)
+    assert {row["library"] for row in gate} == {"cuDNN"}
+    switched_on = next(row for row in gate if row["condition"] == "cuDNN is switched on")
+    assert switched_on["holds"] is True
+
+
+def test_without_cudnn_the_finding_names_the_slow_loop_and_who_switched_it_off(
+    without_cudnn: Record,
+) -> None:
+    (conv,) = without_cudnn.rows("dispatch", "convolutions")
+    assert conv["backend"] == "SlowDilated3d"
+    finding = rules()["conv-slow-backend"].judge(without_cudnn)
+    assert finding.verdict == "problem"
+    assert "SlowDilated3d" in finding.title
+    assert "cuDNN is switched off" in finding.cause
+    assert finding.culprit == conv["module"]
+    assert finding.confidence == "high"
+    assert (finding.factor or 0.0) > 100
+    settings, *_ = responsibility(without_cudnn)
+    assert (settings.name, settings.role) == ("settings", "at fault")
 
 
 def test_the_fix_is_exact_and_the_control_fails(record: Record) -> None:

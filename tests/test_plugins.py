@@ -49,6 +49,7 @@ def test_a_rule_keeps_the_contract(rule: Rule) -> None:
     assert finding.rule == rule.name
     assert finding.verdict == "not assessed"
     assert finding.evidence
+    assert set(rule.reads) <= set(stages())
 
 
 @pytest.mark.parametrize("family", families().values(), ids=lambda family: family.name)

@@ -47,6 +47,8 @@ def test_an_unknown_name_is_an_attribute_error() -> None:
         "import qwenprof",
         "import qwenprof.cli",
         "import qwenprof; qwenprof.load_record; qwenprof.diagnose; qwenprof.write_report",
+        "from qwenprof.record.published import load_or_writeup; "
+        "from qwenprof.diagnosis.verdict import diagnosis; diagnosis(load_or_writeup('writeup'))",
         "from qwenprof.stages.stage import stages; stages()",
         "from qwenprof.workload.workload import families; families()",
     ],

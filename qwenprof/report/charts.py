@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
+from itertools import accumulate
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -108,15 +109,98 @@ class LineChart:
     footer: str = ""
 
 
-def drawing(chart: BarChart | LineChart) -> Callable[[Canvas], None]:
+@dataclass(frozen=True, kw_only=True)
+class Spot:
+    """One thing of which two quantities are compared; both are greater than nought.
+
+    note: follows the label where there is room.
+    hollow: drawn as an outline, for what the comparison says little about.
+    """
+
+    label: str
+    x: float
+    y: float
+    note: str = ""
+    emphasis: bool = False
+    hollow: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scatter:
+    """Spots on logarithmic axes of one unit, with the diagonal y = x and guides parallel to it.
+
+    spots: what is to have a label before others comes first.
+    diagonal, below: what the diagonal and the half under it mean.
+    filled, hollow: what a filled and a hollow spot stand for.
+    """
+
+    title: str
+    x_axis: str
+    y_axis: str
+    spots: tuple[Spot, ...]
+    write: Callable[[float], str]
+    diagonal: str
+    below: str
+    filled: str
+    hollow: str
+    emphasis: str = ""
+    footer: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Step:
+    """One change on the way from the first total to the last. `kind` is as in a Bar."""
+
+    label: str
+    change: float
+    note: str = ""
+    emphasis: bool = False
+    kind: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Waterfall:
+    """How steps lead from a total to another: each starts where the one before it ended.
+
+    start, end: the totals, as bars from nought. end is where the last step arrives, up to rounding.
+    kinds: what colour and hatch of the steps mean; only those that occur are in the legend.
+    """
+
+    title: str
+    axis: str
+    start: Bar
+    steps: tuple[Step, ...]
+    end: Bar
+    write: Callable[[float], str]
+    kinds: tuple[str, ...]
+    emphasis: str = ""
+    footer: str = ""
+
+    @property
+    def levels(self) -> tuple[float, ...]:
+        """Where the first step starts, then where each ends."""
+        return tuple(
+            accumulate((step.change for step in self.steps), initial=self.start.value or 0.0)
+        )
+
+
+Chart = BarChart | LineChart | Scatter | Waterfall
+
+
+def drawing(chart: Chart) -> Callable[[Canvas], None]:
     """What draws the chart on an empty canvas, when it is wanted."""
     return partial(_draw, chart)
 
 
-def _draw(chart: BarChart | LineChart, canvas: Canvas) -> None:
-    from qwenprof.report import plots
+def _draw(chart: Chart, canvas: Canvas) -> None:
+    from qwenprof.report import bound_plots, plots
 
-    if isinstance(chart, BarChart):
-        plots.draw_bars(canvas, chart)
-    else:
-        plots.draw_lines(canvas, chart)
+    match chart:
+        case BarChart():
+            plots.draw_bars(canvas, chart)
+        case LineChart():
+            plots.draw_lines(canvas, chart)
+        case Scatter():
+            bound_plots.draw_scatter(canvas, chart)
+        case Waterfall():
+            bound_plots.draw_waterfall(canvas, chart)

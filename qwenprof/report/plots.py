@@ -24,7 +24,7 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
 from qwenprof.formatting import clean, without_homes
-from qwenprof.report.charts import Bar, BarChart, Gap, Line, LineChart, Panel
+from qwenprof.report.charts import Bar, BarChart, Chart, Gap, Line, LineChart, Panel
 
 DPI = 160
 WIDTH_IN = 8.4
@@ -36,6 +36,7 @@ BAR_COLOURS = ("#8FB8D6", "#E9B949", "#3E9C80", "#CC9CB8", "#BBBBBB")
 HATCHES = ("", "////", "....", "xxxx", "\\\\\\\\")
 MARKERS = ("o", "s", "^", "D", "v")
 MARK_SIGNS = ("|", "D", "*")
+LEAST_END = 1e-30  # what is smaller is no measurement
 LOG_FROM = 40.0  # bars that differ by more cannot be seen side by side on a linear axis
 LONGEST_LABEL, LONGEST_NOTE, LONGEST_NAME = 38, 46, 80
 FONT = "DejaVu Sans"
@@ -79,7 +80,7 @@ def png(draw: Callable[[Figure], None]) -> bytes:
 def draw_bars(figure: Figure, chart: BarChart) -> None:
     """Horizontal bars with their notes at the end; logarithmic where they differ greatly."""
     legend = _bar_legend(chart)
-    _frame(figure, chart, legend, 0.55 + BAR_IN * max(len(chart.bars), 2))
+    frame(figure, chart, legend, 0.55 + BAR_IN * max(len(chart.bars), 2))
     axes = figure.add_subplot()
     log = _is_log([bar.value for bar in chart.bars])
     low, high = _bar_range(chart.bars, log=log)
@@ -87,18 +88,18 @@ def draw_bars(figure: Figure, chart: BarChart) -> None:
         _draw_bar(axes, bar, row, low)
     if log:
         axes.set_xscale("log")
-    axes.set_xlim(low, _with_room(low, high, _longest_note(chart.bars), log=log))
+    axes.set_xlim(low, with_room(low, high, _longest_note(chart.bars), log=log))
     axes.set_ylim(len(chart.bars) - 0.4, -0.6)
     axes.set_yticks(range(len(chart.bars)), [label(bar.label) for bar in chart.bars])
     axes.tick_params(axis="y", length=0)
-    _ticks_up_to(axes, low, high, chart.write, log=log)
+    ticks_up_to(axes, low, high, chart.write, log=log)
     axes.set_xlabel(f"{chart.axis}, logarithmic" if log else chart.axis, loc="left")
     axes.grid(visible=True, axis="x")
 
 
 def draw_lines(figure: Figure, chart: LineChart) -> None:
     """Panels side by side; error bars where there is an interval."""
-    _frame(figure, chart, _line_legend(chart), PANEL_IN)
+    frame(figure, chart, _line_legend(chart), PANEL_IN)
     panels = figure.subplots(1, len(chart.panels), squeeze=False)[0]
     for axes, panel in zip(panels, chart.panels, strict=True):
         _draw_panel(axes, panel)
@@ -113,9 +114,7 @@ def label(text: str, longest: int = LONGEST_LABEL) -> str:
     )
 
 
-def _frame(
-    figure: Figure, chart: BarChart | LineChart, legend: Sequence[Line2D | Patch], body_in: float
-) -> None:
+def frame(figure: Figure, chart: Chart, legend: Sequence[Line2D | Patch], body_in: float) -> None:
     """Title on top, legend under it, at the foot what a reader needs to believe it."""
     columns = max(1, len(legend) if len(legend) < 5 else math.ceil(len(legend) / 2))
     legend_in = LEGEND_ROW_IN * math.ceil(len(legend) / columns)
@@ -143,27 +142,35 @@ def _frame(
 def _draw_bar(axes: Axes, bar: Bar, row: int, low: float) -> None:
     drawn = bar.value is not None and bar.value > low
     if bar.value is not None and drawn:
-        axes.barh(row, bar.value - low, left=low, height=0.72, **_bar_look(bar))
+        axes.barh(row, bar.value - low, left=low, height=0.72, **bar_look(bar))
         if bar.interval:
             _error_bar(axes, bar.value, bar.interval, row)
     for sign, value in zip(MARK_SIGNS, bar.marks.values(), strict=False):
         axes.plot([value], [row], linestyle="", zorder=4, **_mark_look(sign))
     ends = [low, bar.value or low, *(bar.interval or ()), *bar.marks.values()]
+    note_beside(axes, bar.note, (max(ends), row), strong=bar.emphasis, quiet=not drawn)
+
+
+def note_beside(
+    axes: Axes, note: str, end: tuple[float, float], *, strong: bool = False, quiet: bool = False
+) -> None:
+    """A note to the right of a bar that ends there."""
     axes.annotate(
-        label(bar.note, LONGEST_NOTE),
-        (max(ends), row),
+        label(note, LONGEST_NOTE),
+        end,
         xytext=(9, 0),
         textcoords="offset points",
         va="center",
         fontsize=8.5,
-        color=INK if drawn else QUIET,
-        weight="bold" if bar.emphasis else "normal",
-        style="normal" if drawn else "italic",
+        color=QUIET if quiet else INK,
+        weight="bold" if strong else "normal",
+        style="italic" if quiet else "normal",
         bbox=CLEAR,
     )
 
 
-def _bar_look(bar: Bar) -> dict[str, Any]:
+def bar_look(bar: Bar) -> dict[str, Any]:
+    """Colour and hatch of a bar, for its kind or its emphasis."""
     if bar.emphasis:
         return {"color": EMPHASIS, "edgecolor": INK, "linewidth": 0.9}
     kind = bar.kind % len(BAR_COLOURS)
@@ -212,7 +219,7 @@ def _draw_panel(axes: Axes, panel: Panel) -> None:
     axes.margins(x=0.10)
     if panel.gap:
         _draw_gap(axes, panel.gap, xs[0])
-    _value_ticks(axes.yaxis, panel.write, log=panel.log)
+    value_ticks(axes.yaxis, panel.write, log=panel.log)
     axes.set_xlabel(panel.x_axis)
     axes.set_ylabel(f"{panel.y_axis}, logarithmic" if panel.log else panel.y_axis)
     axes.set_title(panel.title)
@@ -284,11 +291,9 @@ def _line_look(line: Line) -> dict[str, Any]:
 def _bar_legend(chart: BarChart) -> list[Line2D | Patch]:
     handles: list[Line2D | Patch] = []
     if chart.emphasis and any(bar.emphasis for bar in chart.bars):
-        handles.append(
-            Patch(facecolor=EMPHASIS, edgecolor=INK, label=label(chart.emphasis, LONGEST_NAME))
-        )
+        handles.append(emphasis_handle(chart.emphasis))
     if len(chart.kinds) > 1:
-        handles += [_kind_handle(chart, kind) for kind in range(len(chart.kinds))]
+        handles += [kind_handle(name, kind) for kind, name in enumerate(chart.kinds)]
     names = dict.fromkeys(name for bar in chart.bars for name in bar.marks)
     return handles + [
         Line2D([], [], linestyle="", label=label(name), **_mark_look(sign))
@@ -296,9 +301,14 @@ def _bar_legend(chart: BarChart) -> list[Line2D | Patch]:
     ]
 
 
-def _kind_handle(chart: BarChart, kind: int) -> Patch:
-    look = _bar_look(Bar(label="", value=None, kind=kind))
-    return Patch(label=label(chart.kinds[kind]), **look)
+def emphasis_handle(name: str) -> Patch:
+    """What the legend shows for the one bar that the reader must see."""
+    return Patch(facecolor=EMPHASIS, edgecolor=INK, label=label(name, LONGEST_NAME))
+
+
+def kind_handle(name: str, kind: int) -> Patch:
+    """What the legend shows for bars of one kind."""
+    return Patch(label=label(name), **bar_look(Bar(label="", value=None, kind=kind)))
 
 
 def _line_legend(chart: LineChart) -> list[Line2D | Patch]:
@@ -316,11 +326,11 @@ def _is_log(values: Sequence[float | None]) -> bool:
 def _bar_range(bars: Sequence[Bar], *, log: bool) -> tuple[float, float]:
     """Where the axis starts, and the largest thing on it."""
     ends = [end for bar in bars for end in (bar.value, *(bar.interval or ()), *bar.marks.values())]
-    positive = [end for end in ends if end is not None and end > 0] or [1.0]
+    positive = [end for end in ends if end is not None and end > LEAST_END] or [1.0]
     return (10 ** math.floor(math.log10(min(positive) * 0.8)) if log else 0.0), max(positive)
 
 
-def _with_room(low: float, high: float, characters: int, *, log: bool) -> float:
+def with_room(low: float, high: float, characters: int, *, log: bool) -> float:
     """The axis' end that leaves so many characters' room beside the longest bar."""
     share = min(0.6, 0.03 + 0.0125 * characters)
     if log:
@@ -332,7 +342,7 @@ def _longest_note(bars: Sequence[Bar]) -> int:
     return max((min(len(bar.note), LONGEST_NOTE) for bar in bars), default=0)
 
 
-def _ticks_up_to(
+def ticks_up_to(
     axes: Axes, low: float, high: float, write: Callable[[float], str], *, log: bool
 ) -> None:
     """Ticks where there are bars; the room for notes is no part of the axis."""
@@ -343,7 +353,8 @@ def _ticks_up_to(
     axes.spines["bottom"].set_bounds(low, high)
 
 
-def _value_ticks(axis: Axis, write: Callable[[float], str], *, log: bool) -> None:
+def value_ticks(axis: Axis, write: Callable[[float], str], *, log: bool) -> None:
+    """Few ticks, each with its unit."""
     axis.set_major_locator(_locator(log=log))
     axis.set_minor_locator(ticker.NullLocator())
     axis.set_major_formatter(ticker.FuncFormatter(lambda value, _: _tick(write, value)))

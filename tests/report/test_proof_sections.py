@@ -135,19 +135,33 @@ def compared(simulated_gpu: Record, changed: Callable[..., Record]) -> Record:
         unmeasured("slow"),
         unmeasured("slow", "backward"),
     ]
-    launches: list[Row] = [
-        {
-            "patches": 8,
-            "features": 1024,
-            "bias": True,
-            "counted_event": "aten::fill_",
-            "counted": 8192,
-            "predicted": 8192,
-            "launches": 8208,
-        }
-    ]
-    tables = {"variants": rows, "launches": launches}
-    return changed(simulated_gpu, "compare-patch-embed", tables=tables)
+    return changed(simulated_gpu, "compare-patch-embed", tables={"variants": rows})
+
+
+def counted(**cells: Any) -> Row:
+    """Launches of the slow path for eight patches."""
+    base: Row = {
+        "module": "patch_embed.proj",
+        "variant": "slow_conv_dilated3d",
+        "patches": 8,
+        "features": 1024,
+        "bias": True,
+        "counted_event": "aten::fill_",
+        "counted": 8192,
+        "predicted": 8192,
+        "launches": 8208,
+    }
+    return base | cells
+
+
+AS_DISPATCHED = counted(variant="Conv3d", counted=0, predicted=None, launches=None)
+
+
+def launching(record: Record, *rows: Row, stage: str = "dispatch") -> str:
+    """The section about the dispatch, where these launches were counted."""
+    before = record.stages.get(stage)
+    tables = {**(before.tables if before else {}), "launches": list(rows)}
+    return told(with_stage(record, stage, tables=tables), "dispatch")
 
 
 def test_every_variant_is_told_forward_and_backward(compared: Record) -> None:
@@ -162,33 +176,47 @@ def test_every_variant_is_told_forward_and_backward(compared: Record) -> None:
 
 
 def test_launches_stand_beside_what_was_expected(compared: Record) -> None:
-    text = told(compared, "compare-patch-embed")
+    text = launching(compared, AS_DISPATCHED, counted())
 
-    assert "The count of fills agrees with this." in text
-    assert "| 8 | 1,024 | yes | aten::fill\\_ | 8,192 | 8,192 | 8,208 |" in text
+    assert "fills, counted on a few patches, agree with the formula." in text
+    assert "| slow_conv_dilated3d | 8 | 1,024 | yes | aten::fill\\_ | 8,192 | 8,192 |" in text
+    assert "| Conv3d | 8 | 1,024 | yes | aten::fill\\_ | 0 | - |" in text
+
+
+def test_launches_of_a_gpu_are_counted_themselves(compared: Record) -> None:
+    on_gpu = counted(counted_event="kernel launch", counted=8208, predicted=8208)
+
+    assert "launches, counted on a few patches, agree" in launching(compared, on_gpu)
+
+
+def test_launches_in_a_record_of_before_the_dispatch_stage_are_told(compared: Record) -> None:
+    row = {key: value for key, value in counted().items() if key not in ("module", "variant")}
+    text = launching(compared, row, stage="compare-patch-embed")
+
+    assert "fills, counted on a few patches, agree with the formula." in text
+    assert "| slow_conv_dilated3d | 8 | 1,024 | yes | aten::fill\\_ | 8,192 | 8,192 |" in text
 
 
 def test_a_count_that_disagrees_is_said(compared: Record) -> None:
-    tables = compared.stages["compare-patch-embed"].tables
-    wrong = [row | {"counted": 5} for row in tables["launches"]]
-    result = msgspec.structs.replace(
-        compared.stages["compare-patch-embed"], tables={**tables, "launches": wrong}
-    )
-    record = msgspec.structs.replace(compared, stages={"compare-patch-embed": result})
+    text = launching(compared, counted(), counted(counted=5))
 
-    assert "The count does not agree with this" in told(record, "compare-patch-embed")
+    assert "The slow path's count does not agree with the formula" in text
+    assert "agree with the formula." not in text
 
 
-def test_what_counted_nothing_agrees_with_nothing(compared: Record) -> None:
-    tables = compared.stages["compare-patch-embed"].tables
-    for empty in ({"counted": 0, "predicted": 0}, {"counted": None, "predicted": None}):
-        rows = [row | empty for row in tables["launches"]]
-        result = msgspec.structs.replace(
-            compared.stages["compare-patch-embed"], tables={**tables, "launches": rows}
-        )
-        record = msgspec.structs.replace(compared, stages={"compare-patch-embed": result})
+@pytest.mark.parametrize(
+    "empty", [{"counted": 0, "predicted": 0}, {"counted": None, "predicted": None}]
+)
+def test_what_counted_nothing_agrees_with_nothing(compared: Record, empty: Row) -> None:
+    assert "Nothing was counted here" in launching(compared, AS_DISPATCHED, counted(**empty))
 
-        assert "Nothing was counted here" in told(record, "compare-patch-embed")
+
+def test_where_nobody_counted_no_count_is_told(compared: Record) -> None:
+    text = told(compared, "dispatch")
+
+    assert "**Launches and patches.**" in text
+    assert "counted" not in text
+    assert "formula" not in text
 
 
 def test_only_what_ran_on_all_patches_has_a_bar(compared: Record) -> None:

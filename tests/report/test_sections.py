@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 import msgspec
 import pytest
@@ -15,6 +16,16 @@ from qwenprof.report.section import Section, sections
 from qwenprof.report.writing import composed
 
 STAGES = ("matmul", "batch-sweep", "attention-sweep", "per-layer", "compare-patch-embed")
+ALL_STAGES = (
+    "matmul",
+    "batch-sweep",
+    "attention-sweep",
+    "breakdown",
+    "per-layer",
+    "compare-patch-embed",
+    "dispatch",
+    "verify",
+)
 
 
 def told(record: Record, section: str, findings: Sequence[Finding] = ()) -> str:
@@ -24,8 +35,8 @@ def told(record: Record, section: str, findings: Sequence[Finding] = ()) -> str:
 
 
 def test_the_order_of_the_sections() -> None:
-    known = [name for name in sections() if name in {*STAGES, "summary", "workload", "method"}]
-    assert known == ["summary", "workload", *STAGES, "method"]
+    known = [name for name in sections() if name in {*ALL_STAGES, "summary", "workload", "method"}]
+    assert known == ["summary", "workload", *ALL_STAGES, "method"]
 
 
 @pytest.mark.parametrize("section", sections().values(), ids=lambda section: section.name)
@@ -35,7 +46,7 @@ def test_every_section_copes_with_an_empty_record(section: Section, empty_record
     assert "nan" not in text.split()
 
 
-@pytest.mark.parametrize("stage", STAGES)
+@pytest.mark.parametrize("stage", ALL_STAGES)
 def test_a_missing_stage_is_said_to_be_missing(empty_record: Record, stage: str) -> None:
     assert told(empty_record, stage).startswith("**Not measured.**")
 
@@ -66,20 +77,46 @@ def test_the_summary_leads_with_the_worst_problem(
 ) -> None:
     text = told(simulated_gpu, "summary", findings)
     assert text.startswith(
-        "**Problem (critical): patch_embed.proj takes 172,000 x what its work should cost.** "
-        "Culprit: `model.visual.patch_embed.proj`."
+        "**patch_embed.proj takes 172,000 x what its work should cost.**\n\n"
+        "- **Culprit:** `model.visual.patch_embed.proj`\n"
+        "- **Confidence:** high: "
     )
+    assert "- **Cure:** Look at how this part is implemented.\n- **Cleared:** batching\n" in text
     assert "| **PROBLEM** |" in text
     assert "| not assessed | No datasheet peak is known. |" in text
     assert "software power cap in 12% of the readings, during batch-sweep" in text
+
+
+def test_the_summary_tells_cause_and_gain_where_a_finding_does(
+    simulated_gpu: Record, findings: list[Finding]
+) -> None:
+    told_more = replace(findings[0], cause="a loop over the patches", cost_share=0.75, factor=100.0)
+    text = told(simulated_gpu, "summary", [told_more, *findings[1:]])
+    assert "- **Cause:** a loop over the patches\n" in text
+    assert (
+        "- **Gain:** 100 x for the part; 75.0 % of the forward, which becomes 4.00 x as fast\n"
+        in text
+    )
+
+
+def test_the_summary_leads_with_what_costs_the_most(
+    simulated_gpu: Record, findings: list[Finding]
+) -> None:
+    cheap = replace(findings[0], rule="attention", title="Attention is slow", cost_share=0.1)
+    dear = replace(findings[0], rule="batching", title="Batching is slow", cost_share=0.6)
+    for order in ([cheap, dear], [dear, cheap]):
+        assert told(simulated_gpu, "summary", order).startswith("**Batching is slow.**")
 
 
 def test_the_summary_without_problems_and_without_rules(
     simulated_gpu: Record, findings: list[Finding]
 ) -> None:
     clear = told(simulated_gpu, "summary", findings[1:])
-    assert clear.startswith("**No problem found.** 1 of 2 questions have a clear answer, 1 could")
-    assert told(simulated_gpu, "summary", findings[2:]).startswith("**Nothing could be assessed.**")
+    assert clear.startswith("**No part of the model stands out as slow.**")
+    assert "- **Culprit:** nobody\n" in clear
+    assert "device-health was not assessed\n- **Cleared:** batching\n" in clear
+    nothing = told(simulated_gpu, "summary", findings[2:])
+    assert nothing.startswith("**Nothing could be assessed: ")
     assert told(simulated_gpu, "summary").startswith("**No rule judged this record.**")
 
 

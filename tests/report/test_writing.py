@@ -104,7 +104,7 @@ sections()
 assert not {{"matplotlib", "pandas", "torch"}} & set(sys.modules), "discovery is not light"
 from qwenprof.report.writing import write_report
 paths = write_report(load(Path({str(GOLDEN.with_suffix(".json"))!r})), {str(tmp_path)!r})
-assert len(paths) == 6
+assert len(paths) == 8
 assert not {{"torch", "transformers", "matplotlib.pyplot"}} & set(sys.modules)
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)

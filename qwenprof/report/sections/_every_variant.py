@@ -1,4 +1,4 @@
-"""Every way to run the projection that was tried, forward and backward, and the launches."""
+"""Every way to run the projection that was tried, forward and backward."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from qwenprof.report.reading import (
     time_cell,
     unmeasured,
 )
-from qwenprof.report.section import Block, Bullets, Figure, Inline, Table, code, paragraph, strong
+from qwenprof.report.section import Block, Bullets, Figure, Inline, Table, paragraph, strong
 
 STAGE = "compare-patch-embed"
 FORWARD, BACKWARD = "forward", "backward"
@@ -49,7 +49,7 @@ class Tried:
 
 
 def every_variant(record: Record, dtype: str, most: float) -> list[Block]:
-    """Table, plot and launches; nothing for a record that holds the plain comparison alone."""
+    """Table and plot; nothing for a record that holds the plain comparison alone."""
     rows = [
         row
         for row in record.rows(STAGE, "variants")
@@ -65,7 +65,7 @@ def every_variant(record: Record, dtype: str, most: float) -> list[Block]:
     ]
     if any(tried.is_measured for tried in forward.values()):
         blocks.append(_figure(record, forward, dtype, most))
-    return [*blocks, *_launches(record)]
+    return blocks
 
 
 def _tried(rows: Sequence[Row], direction: str, most: float) -> dict[str, Tried]:
@@ -183,54 +183,4 @@ def _bar(name: str, tried: Tried) -> Bar:
         interval=interval(row),
         note=f"{seconds_with_interval(median_s(row), None)}, n = {n_cell(row)}{gain}",
         emphasis=name == CONV,
-    )
-
-
-def _launches(record: Record) -> list[Block]:
-    rows = record.rows(STAGE, "launches")
-    if not rows:
-        return []
-    verdict = _agreement(rows)
-    return [
-        paragraph(
-            strong("Launches of the slow path."),
-            " For N patches and D features, ",
-            code("slow_conv_dilated3d"),
-            " launches N * (D + 2) kernels with a bias and N * 2 without: one vol2col and one GEMM "
-            "for each patch, and with a bias one fill for each of its features. ",
-            verdict,
-        ),
-        _launch_table(rows),
-    ]
-
-
-def _agreement(rows: Sequence[Row]) -> str:
-    """Whether the counts bear the formula out; where nothing was counted they do not."""
-    pairs = [(number(row.get("counted")), number(row.get("predicted"))) for row in rows]
-    if None in [each for pair in pairs for each in pair] or not any(pair[0] for pair in pairs):
-        return "Nothing was counted here that could bear this out."
-    if any(counted != expected for counted, expected in pairs):
-        return "The count does not agree with this: here it is done otherwise."
-    fills = all(row.get("counted_event") != "kernel launch" for row in rows)
-    return f"The count of {'fills' if fills else 'launches'} agrees with this."
-
-
-def _launch_table(rows: Sequence[Row]) -> Table:
-    return Table(
-        header=("Patches", "Features", "Bias", "Counted event", "Counted", "Expected", "Launches"),
-        align="rrllrrr",
-        rows=tuple(
-            (
-                count(number(row.get("patches"))),
-                count(number(row.get("features"))),
-                "yes" if row.get("bias") else "no",
-                text(row.get("counted_event")),
-                count(number(row.get("counted"))),
-                count(number(row.get("predicted"))),
-                count(number(row.get("launches"))),
-            )
-            for row in rows
-        ),
-        caption="Counted by torch.profiler. On a GPU every launch is counted; elsewhere only the "
-        "fills are operators that can be counted, and Launches is what a GPU would see.",
     )

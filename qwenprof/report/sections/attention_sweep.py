@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from qwenprof.diagnosis.bounds import number
+from qwenprof.diagnosis.components import anatomy
 from qwenprof.diagnosis.finding import Finding
 from qwenprof.formatting import (
     count,
@@ -19,7 +20,6 @@ from qwenprof.harness.statistics import Ratio
 from qwenprof.record.record import Record, Row
 from qwenprof.report import published as known
 from qwenprof.report.charts import Bar, BarChart, drawing
-from qwenprof.report.components import anatomy
 from qwenprof.report.reading import (
     INTERVALS,
     NO_INTERVAL,

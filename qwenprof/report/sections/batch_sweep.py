@@ -51,7 +51,7 @@ from qwenprof.report.section import (
     strong,
 )
 
-STAGE = "batch-sweep"
+STAGE, STAGE_RULE = "batch-sweep", "batching"
 CONSTANT = 0.10  # a sample's time that changes by less is called constant
 GROWN = 0.01
 
@@ -61,11 +61,20 @@ def compose(record: Record, findings: Sequence[Finding]) -> list[Block]:
     if not rows:
         return blocks
     done = sorted(measured(rows), key=_batch)
-    blocks += [_conclusion(record, done), *_fit_sentence(done), _table(record, rows)]
+    blocks += [*_conclusions(record, done, findings), _table(record, rows)]
     why = reasons(rows, "batch {batch}")
     blocks += [Bullets(items=tuple(why))] if why else []
     blocks += [_figure(record, done)] if len(done) > 1 else []
     return blocks + (_published() if is_qwen(record) else [])
+
+
+def _conclusions(record: Record, done: Sequence[Row], findings: Sequence[Finding]) -> list[Block]:
+    """From the times where the patches were counted, else what the rule infers from the rest."""
+    counted = all(number(row.get("patches")) is not None for row in done)
+    judged = next((each for each in findings if each.rule == STAGE_RULE), None)
+    if counted or judged is None:
+        return [_conclusion(record, done), *_fit_sentence(done)]
+    return [paragraph(f"{judged.title}. ", " ".join(judged.evidence))]
 
 
 def _conclusion(record: Record, done: Sequence[Row]) -> Paragraph:

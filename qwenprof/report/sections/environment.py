@@ -66,7 +66,9 @@ CONDITIONS: dict[str, Callable[[Row], str | None]] = {
     "Temperature, C, most": lambda row: _seen(row, "temperature_c_max"),
     "Throttled": lambda row: _throttled(row.get("throttled_share"), row.get("throttle_reasons")),
     "Other processes on the GPU": lambda row: _seen(row, "other_gpu_processes"),
-    "Cores busy elsewhere": lambda row: _seen(row, "cores_busy_elsewhere"),
+    "Cores busy elsewhere, before": lambda row: _seen(row, "cores_busy_elsewhere"),
+    "Cores busy elsewhere, meanwhile": lambda row: _seen(row, "cores_busy_elsewhere_meanwhile"),
+    "Cores busy elsewhere, after": lambda row: _seen(row, "cores_busy_elsewhere_after"),
 }
 
 

@@ -11,6 +11,7 @@ from qwenprof.harness import statistics
 from qwenprof.record.record import Record, StageResult
 from qwenprof.report.reading import footer, is_measured, on_gpu
 from qwenprof.report.section import Block, Bullets, Inline, Section, Table, code, paragraph, strong
+from qwenprof.report.sections._bounds import UNCOUNTED
 from qwenprof.report.sections.per_layer import overhead
 from qwenprof.report.sections.workload import RANDOM, weights
 
@@ -28,13 +29,11 @@ PROTOCOL = (
     "Peak memory is read in a call of its own that is not timed; for slow cases, which have no "
     "calls to spare, from the mark that the allocator or the kernel keeps anyway.",
 )
-UNCOUNTED = (
-    "A bound leaves out elementwise arithmetic, intermediate tensors and every launch but one, so "
-    "a healthy part takes a few times its bound, not exactly it."
-)
 
 
 def compose(record: Record, findings: Sequence[Finding]) -> list[Block]:
+    if record.workload.get("origin"):
+        return _of_published(record, findings)
     blocks: list[Block] = [Bullets(items=tuple((sentence,) for sentence in PROTOCOL))]
     blocks += [*_sampling(record), *_host_times(record)]
     cost = overhead(record)
@@ -52,6 +51,18 @@ def compose(record: Record, findings: Sequence[Finding]) -> list[Block]:
     ]
     blocks.append(paragraph(_origin(record)))
     return blocks
+
+
+def _of_published(record: Record, findings: Sequence[Finding]) -> list[Block]:
+    """Figures that somebody published were not measured by this protocol."""
+    facts = record.workload
+    told = f" {facts.get('origin')}. Source: {facts.get('source')}. {facts.get('note') or ''}"
+    return [
+        paragraph(strong("Not a run of qwenprof:"), told),
+        paragraph(strong("What is not known:")),
+        Bullets(items=tuple(_unknown(record, findings))),
+        paragraph(_origin(record)),
+    ]
 
 
 def _sampling(record: Record) -> list[Block]:

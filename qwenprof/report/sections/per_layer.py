@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from qwenprof.diagnosis.bounds import number
+from qwenprof.diagnosis.components import Anatomy, Component, anatomy, first_block
 from qwenprof.diagnosis.finding import Finding
 from qwenprof.formatting import (
     NOT_MEASURED,
@@ -20,7 +21,6 @@ from qwenprof.formatting import (
 from qwenprof.record.record import Record, Row
 from qwenprof.report import published as known
 from qwenprof.report.charts import Bar, BarChart, drawing
-from qwenprof.report.components import Anatomy, Component, anatomy, first_block
 from qwenprof.report.reading import (
     footer,
     is_qwen,
@@ -42,6 +42,7 @@ from qwenprof.report.section import (
     published,
     strong,
 )
+from qwenprof.report.sections._bounds import UNCOUNTED, pictures, rates
 
 STAGE = "per-layer"
 MOST_BARS = 14
@@ -62,7 +63,8 @@ def compose(record: Record, findings: Sequence[Finding]) -> list[Block]:
     culprit = _culprit(whole, findings)
     blocks += [_conclusion(record, whole, culprit, findings), *_doubt(whole)]
     blocks += [_table(record, whole, culprit)]
-    blocks += [_figure(record, whole, culprit), *_zoom(rows, whole)]
+    blocks += [_figure(record, whole, culprit), *pictures(record, whole, culprit, _n(record))]
+    blocks += _zoom(rows, whole)
     blocks += [_modules(rows), *_checks(record)]
     return blocks + ([_published()] if is_qwen(record) else [])
 
@@ -128,9 +130,9 @@ def _table(record: Record, whole: Anatomy, culprit: Component | None) -> Table:
         align="llrrrr",
         rows=(*rows, total),
         caption=f"Parts of one forward in the order in which it reaches them, {setting(record)}, "
-        f"{_n(record)}. {_where(whole)}Bound is the least time that the work can take at the rates "
-        "of the device section, slowdown the time over it. Parts do not overlap and add up to the "
-        "forward.",
+        f"{_n(record)}. {_where(whole)}Parts do not overlap and add up to the forward. Bound is "
+        f"the least time that the work can take at {rates(record)}. Every part is held to the GEMM "
+        f"rate of the workload's dtype. Slowdown is the time over the bound. {UNCOUNTED}",
     )
 
 

@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from qwenprof.diagnosis.finding import Finding, rules
-from qwenprof.formatting import listed, plural
+from qwenprof.diagnosis.verdict import verdict
+from qwenprof.formatting import listed
 from qwenprof.record.record import Record
 from qwenprof.report.reading import READS_AS
 from qwenprof.report.section import (
     Block,
     Bullets,
     Inline,
-    Paragraph,
     Section,
     Table,
     code,
@@ -25,7 +25,7 @@ READS = {"problem": "PROBLEM", "clear": "clear", "not assessed": "not assessed"}
 
 def compose(record: Record, findings: Sequence[Finding]) -> list[Block]:
     problems = [finding for finding in findings if finding.verdict == "problem"]
-    blocks: list[Block] = [*_interrupted(record), _verdict(problems, findings)]
+    blocks: list[Block] = [*_interrupted(record), *_verdict(record, findings)]
     if findings:
         blocks.append(_answers(findings))
     blocks += [*_disturbances(record), *_unfinished(record)]
@@ -46,24 +46,23 @@ def _interrupted(record: Record) -> list[Block]:
     ]
 
 
-def _verdict(problems: Sequence[Finding], findings: Sequence[Finding]) -> Paragraph:
-    if problems:
-        worst = problems[0]
-        culprit: list[Inline] = [" Culprit: ", code(worst.culprit), "."] if worst.culprit else []
-        more = f" {plural(len(problems) - 1, 'more problem')} below." if len(problems) > 1 else ""
-        kind = "Minor problem" if worst.severity == "info" else f"Problem ({worst.severity})"
-        return paragraph(strong(f"{kind}: {worst.title}."), *culprit, more)
+def _verdict(record: Record, findings: Sequence[Finding]) -> list[Block]:
+    """The one answer: what, why, how sure, what to do, what it gains."""
     if not findings:
-        return paragraph(strong("No rule judged this record."))
-    clear = sum(1 for finding in findings if finding.verdict == "clear")
-    if not clear:
-        return paragraph(strong("Nothing could be assessed."), " The record lacks what rules need.")
-    rest = len(findings) - clear
-    return paragraph(
-        strong("No problem found."),
-        f" {clear} of {len(findings)} questions have a clear answer"
-        + (f", {rest} could not be assessed." if rest else "."),
-    )
+        return [paragraph(strong("No rule judged this record."))]
+    told = verdict(record, findings)
+    head: Block = paragraph(strong(f"{told.headline}."))
+    sure = f"{told.confidence}: {told.confidence_because}" if told.confidence else ""
+    answers: list[tuple[str, Inline]] = [
+        ("Culprit", code(told.culprit) if told.culprit else "nobody"),
+        ("Cause", told.cause),
+        ("Confidence", sure),
+        ("Cure", told.cure),
+        ("Gain", told.gain),
+        ("Cleared", ", ".join(told.cleared)),
+    ]
+    items = tuple((strong(f"{name}:"), " ", answer) for name, answer in answers if answer)
+    return [head, Bullets(items=items)]
 
 
 def _answers(findings: Sequence[Finding]) -> Table:

@@ -32,10 +32,10 @@ from _common import (
     seconds,
 )
 
+from qwenprof.harness.dispatch import library_off
 from qwenprof.harness.statistics import fit_line
 from qwenprof.record.record import Record, Row
 from qwenprof.runner import run
-from qwenprof.stages._variants import library_off
 from qwenprof.workload.workload import Workload, resolved_device
 
 STAGE = "compare-patch-embed"

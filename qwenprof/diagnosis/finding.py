@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
+from qwenprof.diagnosis.disturbance import disturbances
 from qwenprof.discover import discover
 from qwenprof.record.record import Record
 
@@ -48,6 +49,7 @@ class Rule:
     question: what the rule answers, as a reader would ask it.
     judge: the answer; raises nothing for any valid record.
     reads: the stages whose results it looks at; it has nothing to say where none of them ran.
+    compares_times: whether it clears by times that a disturbed run spoils.
     """
 
     name: str
@@ -55,6 +57,7 @@ class Rule:
     question: str
     judge: Callable[[Record], Finding]
     reads: tuple[str, ...] = ()
+    compares_times: bool = False
 
 
 def rules() -> dict[str, Rule]:
@@ -64,10 +67,21 @@ def rules() -> dict[str, Rule]:
 
 def diagnose(record: Record) -> list[Finding]:
     """Every rule's finding, problems first, the most severe on top."""
-    findings = [rule.judge(record) for rule in rules().values()]
+    findings = [_undisturbed(rule, rule.judge(record), record) for rule in rules().values()]
     verdicts = ("problem", "clear", "not assessed")
     severities = ("critical", "warning", "info")
     return sorted(findings, key=lambda f: (verdicts.index(f.verdict), severities.index(f.severity)))
+
+
+def _undisturbed(rule: Rule, finding: Finding, record: Record) -> Finding:
+    """The finding, but nobody is cleared by times that something else disturbed."""
+    if finding.verdict != "clear" or not rule.compares_times:
+        return finding
+    disturbed = [each for stage in rule.reads for each in disturbances(record, stage)]
+    if not disturbed:
+        return finding
+    why = f"It would be clear ({finding.title}), but the run was disturbed: {disturbed[0]}."
+    return not_assessed(rule.name, rule.question, why)
 
 
 def is_asked(finding: Finding, record: Record) -> bool:

@@ -23,6 +23,7 @@ CHANNELS_LAST, CUDNN_DIRECT, SLOW_DIRECT = (
 )
 SLOW_BACKENDS = ("Slow2d", "Slow3d", "SlowDilated2d", "SlowDilated3d", "SlowNd")
 LAUNCHING_BACKEND = "SlowDilated3d"
+UNMISTAKABLE = 50.0  # times the Linear: no library is so much slower than a matrix product
 CPU_BACKEND = "Slow3d"  # the loop that a CPU falls into
 
 

@@ -11,22 +11,31 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from qwenprof.diagnosis.conv_telling import NOTABLE_SHARE, conv_facts, factor_text, why_passed_over
 from qwenprof.diagnosis.gate import Decision, decisions
 from qwenprof.diagnosis.projection import (
     CHANNELS_LAST,
     CUDNN_DIRECT,
+    UNMISTAKABLE,
     Comparison,
     comparison,
+    share_saved,
     speedup,
     variant,
 )
-from qwenprof.diagnosis.rules._conv import conv_facts, factor_text, why_passed_over
-from qwenprof.diagnosis.rules.conv_slow_backend import UNMISTAKABLE
 from qwenprof.formatting import seconds, times
 from qwenprof.record.record import Record
 
 Role = Literal["at fault", "could fix", "clear", "not assessed"]
-LOSES, LOSES_BADLY = 1.05, 2.0  # times as fast: the Linear, beside a convolution of the library
+LOSES = 1.05  # times as fast: the Linear, beside a convolution of the library
+ESCAPES = 2.0  # times as fast: the library, reached another way
+AT_FAULT = (
+    10.0  # a healthy library is beaten 2 to 20 times; ten on top of a notable cost is a fault
+)
+WHY_THE_GATE = (
+    "The gate is there because cuDNN 9.8 to 9.14 computed some bf16 Conv3d wrongly "
+    "(pytorch/pytorch#163539); its later releases do not."
+)
 MODEL, PYTORCH = "model code", "PyTorch"
 
 
@@ -118,8 +127,12 @@ def _library(record: Record, found: Comparison, made: Sequence[Decision], librar
         return Layer(name=library, role="not assessed", evidence=why)
     if passed_over:
         told = (f"{library} is never called for it.", *_escapes(record))
+        if any(each.effect == "passed over" and each.all_hold for each in made):
+            return Layer(name=library, role="clear", evidence=(*told, WHY_THE_GATE))
         return Layer(name=library, role="clear", evidence=told)
-    role: Role = "at fault" if found.ratio.least >= LOSES_BADLY else "could fix"
+    share = share_saved(record, found)
+    matters = share is None or share >= NOTABLE_SHARE
+    role: Role = "at fault" if found.ratio.least >= AT_FAULT and matters else "could fix"
     return Layer(
         name=library,
         role=role,
@@ -161,6 +174,6 @@ def _escapes(record: Record) -> tuple[str, ...]:
     for name in (CUDNN_DIRECT, CHANNELS_LAST):
         row = variant(record, name)
         ratio = speedup(row) if row else None
-        if ratio and ratio.least >= LOSES_BADLY and row is not None:
+        if ratio and ratio.least >= ESCAPES and row is not None:
             told.append(f"{name}: {times(ratio.value)} as fast ({row.get('backend')}).")
     return tuple(told)

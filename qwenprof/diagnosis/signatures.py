@@ -19,8 +19,8 @@ from qwenprof.diagnosis.projection import (
     description,
     measured,
 )
-from qwenprof.diagnosis.rules._checks import REFERENCE, WRONG, Proof, factor, proof, said
-from qwenprof.formatting import clean, seconds, significant, size, times
+from qwenprof.diagnosis.proof import REFERENCE, WRONG, Proof, factor, proof, said
+from qwenprof.formatting import clean, count, seconds, significant, size, times
 from qwenprof.record.record import Cell, Record, Row
 
 STAGE = "compare-patch-embed"
@@ -77,7 +77,10 @@ def conv_much_slower_than_linear(record: Record) -> bool | None:
     found = _comparison(record)
     if found is None:
         return None
-    return _backend(record, found) not in SLOW_BACKENDS and _ratio(found) >= MUCH_SLOWER_RATIO
+    backend = _backend(record, found)
+    if backend is None:
+        return None
+    return backend not in SLOW_BACKENDS and _ratio(found) >= MUCH_SLOWER_RATIO
 
 
 def output_wrong(record: Record) -> bool | None:
@@ -271,8 +274,8 @@ def _said_comparison(record: Record) -> str:
         return "Not measured."
     backend = clean(str(_backend(record, found) or "that was not recorded"), 60)
     return (
-        f"{found.patches} patches: Conv3d {seconds(found.conv_s)} on a backend {backend}, the "
-        f"equal Linear {seconds(found.linear_s)}, {times(_ratio(found))} as fast."
+        f"{count(found.patches)} patches: Conv3d {seconds(found.conv_s)} on a backend {backend}, "
+        f"the equal Linear {seconds(found.linear_s)}, {times(_ratio(found))} as fast."
     )
 
 

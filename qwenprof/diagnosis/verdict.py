@@ -20,6 +20,9 @@ DEVICE_RULES = ("device-health", "dtype-support")
 CAUSE_RULES = ("conv-slow-backend", "conv-against-linear", "bias-cliff", "known-issue")
 # about the measurement itself, or about exactness: no answer to why it is slow
 ASIDE_RULES = ("run-quality", "numerics", "exactness", "consistency", "memory")
+LAST_RULES = ("first-call",)  # leads only where nothing else does
+UNKNOWN_SHARE, UNKNOWN_CRITICAL_SHARE = 0.05, 0.5
+NEEDED_TO_BE_SURE = ("culprit", "run-quality", "conv-slow-backend")
 PIPELINE_RULES = ("input-bound",)  # their shares are of the pipeline, not of the forward
 CONFIDENCES: tuple[Confidence, ...] = ("high", "medium", "low")
 
@@ -115,11 +118,14 @@ def _leading(problems: Sequence[Finding]) -> Finding | None:
     sick = [each for each in weighty if each.rule in DEVICE_RULES]
     if sick:
         return sick[0]
-    return max(
-        weighty,
-        key=lambda each: (each.cost_share or 0.0, each.severity == "critical"),
-        default=None,
-    )
+    return max(weighty, key=_weight, default=None)
+
+
+def _weight(finding: Finding) -> tuple[bool, float]:
+    """What is only slow at first comes last; an unknown cost is guessed by the severity."""
+    guess = UNKNOWN_CRITICAL_SHARE if finding.severity == "critical" else UNKNOWN_SHARE
+    share = guess if finding.cost_share is None else finding.cost_share
+    return finding.rule not in LAST_RULES, share
 
 
 def _share(because: Finding, leading: Finding) -> float | None:
@@ -143,6 +149,8 @@ def _explains(cause: Finding, leading: Finding) -> bool:
     """Whether a cause is of the same part and costs enough of what that part does."""
     if cause.severity == "info" or not _same_part(cause.culprit, leading.culprit):
         return False
+    if cause.rule == "conv-slow-backend" and cause.confidence == "high":
+        return True  # the backend was seen
     shares = cause.cost_share, leading.cost_share
     return None in shares or (shares[0] or 0.0) >= EXPLAINS * (shares[1] or 0.0)
 
@@ -160,30 +168,44 @@ def _nobody(
     problems: Sequence[Finding],
     cleared: tuple[str, ...],
 ) -> Verdict:
-    """No problem that matters: what could not be assessed decides how sure that is."""
-    minor = [each for each in problems if each.rule not in (*ASIDE_RULES, *PIPELINE_RULES)]
+    """No problem that matters; whether that clears the model depends on what could be assessed."""
     open_ = [each.rule for each in findings if each.verdict == "not assessed"]
+    minor = [each for each in problems if each.rule not in (*ASIDE_RULES, *PIPELINE_RULES)]
+    rules = tuple(each.rule for each in minor)
     if not cleared and not minor:
         return Verdict(headline="Nothing could be assessed: the record lacks what rules need")
+    if "culprit" not in cleared:
+        return Verdict(
+            headline="Whether any part of the model is slow could not be assessed",
+            confidence_because=_unassessed(open_),
+            rules=rules,
+            cleared=cleared,
+        )
     best = max((each.cost_share for each in minor if each.cost_share is not None), default=None)
     gain = (
-        ""
-        if best is None
-        else f"; the most that was found to be gained is {percent(best)} of the forward"
+        "" if best is None else f"; {_at_most(minor)} gains at most {percent(best)} of the forward"
     )
-    reasons = _doubts(record, problems)
-    if open_:
-        reasons = [*reasons, f"{listed(open_)} {'was' if len(open_) == 1 else 'were'} not assessed"]
-    is_open = "culprit" in open_ or _disturbed(problems) is not None
+    sure = all(name in cleared for name in NEEDED_TO_BE_SURE) and _disturbed(problems) is None
+    reasons = _doubts(record, problems) + ([_unassessed(open_)] if open_ else [])
     return Verdict(
         headline=f"No part of the model stands out as slow{gain}",
-        confidence="medium" if is_open else "high",
+        confidence="high" if sure else "medium",
         confidence_because="; ".join(reasons) or "every question has an answer",
         forward_share=best,
-        cure=minor[0].advice if minor else "",
-        rules=tuple(each.rule for each in minor),
+        rules=rules,
         cleared=cleared,
     )
+
+
+def _at_most(minor: Sequence[Finding]) -> str:
+    """Whose mending it is that gains so little."""
+    if all(each.rule in CAUSE_RULES for each in minor):
+        return "the patch embedding is not to blame, and fixing it"
+    return "what was found"
+
+
+def _unassessed(names: Sequence[str]) -> str:
+    return f"{listed(list(names))} {'was' if len(names) == 1 else 'were'} not assessed"
 
 
 def _confidence(
@@ -197,7 +219,11 @@ def _confidence(
     if _disturbed(problems):
         least = max((least, "medium"), key=CONFIDENCES.index)
     reasons += _doubts(record, problems)
-    backing = [each.rule for each in problems if _same_part(each.culprit, leading.culprit)]
+    backing = [
+        each.rule
+        for each in problems
+        if each.rule not in ASIDE_RULES and _same_part(each.culprit, leading.culprit)
+    ]
     if len(backing) > 1:
         reasons.append(f"{listed(sorted(set(backing)))} agree on it")
     return least, "; ".join(reasons) or "it was measured here, not inferred"

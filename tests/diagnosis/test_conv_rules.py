@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from qwenprof.diagnosis.finding import Finding
-from qwenprof.diagnosis.rules.conv_slow_backend import UNMISTAKABLE
-from qwenprof.record.record import Record, Row
+from qwenprof.diagnosis.projection import UNMISTAKABLE
+from qwenprof.record.record import Record, Row, StageResult
 from tests.diagnosis.convolutions import (
     FEATURES,
     GATED,
@@ -113,11 +113,16 @@ def test_without_a_comparison_nothing_is_said_of_the_backend() -> None:
 def test_a_library_that_is_off_for_everything_is_not_about_this_convolution() -> None:
     off = HEALTHY_CPU | {"onednn_enabled": False}
     given = compared(pair("Slow3d", 7.7, 0.009), device_type="cpu", torch=off)
+    rates: list[Row] = [{"dtype": "bf16", "tflops": 0.001}, {"dtype": "fp32", "tflops": 0.05}]
+    slow = given.with_stage(
+        "matmul", StageResult(status="ok", duration_s=1.0, tables={"gemm": rates})
+    )
 
-    finding = judged(SLOW, given)
+    finding = judged(SLOW, slow)
 
     assert finding.verdict == "not assessed"
     assert "oneDNN is switched off for the whole process" in said(finding)
+    assert judged(SLOW, given).verdict == "problem", "nothing shows that products suffer too"
 
 
 def test_a_library_that_is_off_for_this_convolution_is_its_cause() -> None:

@@ -45,8 +45,8 @@ def test_the_culprit_is_the_part_with_the_largest_excess() -> None:
     assert (finding.verdict, finding.severity) == ("problem", "critical")
     assert finding.culprit == "patch_embed"
     assert "53,700 x" in finding.title
-    assert finding.cost_share == pytest.approx(16.111 / 16.1449)
-    assert "takes 16.1 s, 99.8 % of the forward; all the rest takes 33.6 ms" in finding.evidence[0]
+    assert finding.cost_share == pytest.approx(16.111 / 16.1449, rel=1e-3)
+    assert "takes 16.1 s, 99.8 % of all parts; the rest takes 33.6 ms" in finding.evidence[0]
     assert "where 3.50 x is usual in this model" in finding.evidence[1]
 
 
@@ -168,7 +168,7 @@ def test_the_published_record_names_its_culprit_without_a_bound() -> None:
     finding = judged("culprit", given)
 
     assert (finding.verdict, finding.culprit) == ("problem", "model.visual.patch_embed")
-    assert finding.cost_share == pytest.approx(16.111 / 16.212)
+    assert finding.cost_share == pytest.approx(16.111 / 16.5), "of the whole forward"
     assert "The equal Linear takes 300 us" in finding.evidence[1]
 
 

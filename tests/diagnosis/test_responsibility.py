@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from qwenprof.diagnosis.responsibility import Layer, responsibility
+from qwenprof.diagnosis.responsibility import WHY_THE_GATE, Layer, responsibility
 from qwenprof.record.record import Facts, Record, Row
 from tests.diagnosis.convolutions import (
     GATED,
@@ -33,15 +33,19 @@ def gated(*others: Row, backend: str | None = "SlowDilated3d", torch: Facts = GA
     return compared([*pair(backend, 16.1, 0.0003), *others], torch=torch)
 
 
-def test_a_library_that_was_called_and_takes_four_times_as_long_is_at_fault() -> None:
-    given = compared(pair("Mkldnn", 0.004, 0.001), device_type="cpu")
+def test_a_library_is_at_fault_only_if_it_loses_badly_and_that_matters() -> None:
+    """Healthy ones lose to a matrix product too, by 2 to 20 times as published."""
+    mild = compared(pair("Mkldnn", 0.004, 0.001), device_type="cpu")
+    cheap = compared(pair("Mkldnn", 0.040, 0.001), device_type="cpu", forward_s=40.0)
+    given = compared(pair("Mkldnn", 0.040, 0.001), device_type="cpu", forward_s=0.4)
 
+    assert roles(mild)["oneDNN"] == roles(cheap)["oneDNN"] == "could fix"
     assert roles(given) == {"model code": "could fix", "PyTorch": "could fix", "oneDNN": "at fault"}
     assert "It calls the library as it should (Mkldnn)" in layer(given, "PyTorch").evidence[0]
     assert layer(given, "oneDNN").evidence == (
-        "It is called, and takes 4.00 ms for what a matrix product does in 1.00 ms.",
+        "It is called, and takes 40.0 ms for what a matrix product does in 1.00 ms.",
     )
-    assert "4.00 x as fast" in layer(given, "model code").evidence[0]
+    assert "40.0 x as fast" in layer(given, "model code").evidence[0]
     assert all(each.fix for each in responsibility(given))
 
 
@@ -61,7 +65,7 @@ def test_a_library_that_the_gate_keeps_away_is_clear() -> None:
         in (pytorch.evidence[0])
     )
     assert "cuDNN is passed over where all of this holds, and it does" in pytorch.evidence[1]
-    assert cudnn.evidence == ("cuDNN is never called for it.",)
+    assert cudnn.evidence == ("cuDNN is never called for it.", WHY_THE_GATE)
     assert (bool(pytorch.fix), cudnn.fix) == (True, "")
 
 
@@ -77,7 +81,7 @@ def test_that_the_library_is_fast_when_it_is_reached_is_evidence_for_both() -> N
 def test_a_way_round_that_is_no_faster_is_no_evidence() -> None:
     slow = row("channels_last_3d", 15.0, 1.07, backend="SlowDilated3d")
 
-    assert len(layer(gated(slow), "cuDNN").evidence) == 1
+    assert len(layer(gated(slow), "cuDNN").evidence) == 2
 
 
 @pytest.mark.parametrize(

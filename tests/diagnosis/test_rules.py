@@ -51,7 +51,7 @@ def test_device_health() -> None:
 
     assert (healthy.verdict, healthy.culprit) == ("clear", None)
     assert (sick.verdict, sick.severity, sick.culprit) == ("problem", "critical", "Some GPU")
-    assert "10% of the 209.5 in the a datasheet" in sick.evidence[0]
+    assert "9.55 % of the 209.5 in the a datasheet" in sick.evidence[0]
     assert unknown.verdict == other.verdict == "not assessed"
 
 

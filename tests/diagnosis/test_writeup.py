@@ -132,7 +132,7 @@ def test_the_device_is_cleared_above_its_datasheet(findings: dict[str, Finding])
     finding = findings["device-health"]
 
     assert finding.verdict == "clear"
-    assert "107% of the 209.5" in finding.evidence[0]
+    assert "107 % of the 209.5" in finding.evidence[0]
     assert "above the datasheet's figure" in finding.evidence[1]
     assert "was not recorded" in finding.evidence[1]
 

@@ -166,7 +166,7 @@ def test_a_backend_that_does_not_launch_for_every_patch_is_not_explained_by_laun
 
     assert "does not take the slow path that launches for every patch, but Mkldnn" in told(given)
     assert "Each launch, if they were all of it" not in table(given, "What")
-    assert told(given).startswith("**At fault for the projection: oneDNN.**")
+    assert told(given).startswith("**No layer is known to be at fault.**")
 
 
 def test_counted_launches_stand_beside_what_was_expected(gated: Record) -> None:

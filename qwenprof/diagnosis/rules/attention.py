@@ -32,7 +32,8 @@ def judge(record: Record) -> Finding:
             rule=NAME,
             verdict="clear",
             severity="info",
-            title=f"Not attention: no other implementation is more than {TOLERANCE - 1:.0%} faster",
+            title="Not attention: no other implementation is more than "
+            f"{(TOLERANCE - 1) * 100:.0f} % faster",
             evidence=_evidence(rows),
         )
     disturbed = disturbances(record, "attention-sweep")
@@ -134,4 +135,11 @@ def _n(row: Row) -> str:
     return "" if n is None else f", n = {count(n)}"
 
 
-RULE = Rule(name=NAME, order=40, question=QUESTION, judge=judge, reads=("attention-sweep",))
+RULE = Rule(
+    name=NAME,
+    order=40,
+    question=QUESTION,
+    judge=judge,
+    reads=("attention-sweep",),
+    compares_times=True,
+)

@@ -230,4 +230,6 @@ def _evidence(found: Scaling) -> tuple[str, ...]:
     return tuple(sentences)
 
 
-RULE = Rule(name=NAME, order=30, question=QUESTION, judge=judge, reads=("batch-sweep",))
+RULE = Rule(
+    name=NAME, order=30, question=QUESTION, judge=judge, reads=("batch-sweep",), compares_times=True
+)

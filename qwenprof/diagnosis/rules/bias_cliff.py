@@ -7,6 +7,7 @@ convolution and added after it, it costs one addition.
 from __future__ import annotations
 
 from qwenprof.diagnosis.bounds import positive
+from qwenprof.diagnosis.conv_telling import severity
 from qwenprof.diagnosis.finding import Finding, Rule, not_assessed
 from qwenprof.diagnosis.forward import forward_s
 from qwenprof.diagnosis.projection import (
@@ -16,7 +17,6 @@ from qwenprof.diagnosis.projection import (
     speedup,
     variant,
 )
-from qwenprof.diagnosis.rules._conv import severity
 from qwenprof.formatting import count, percent, seconds, times_with_interval
 from qwenprof.record.record import Record, Row
 
@@ -70,7 +70,7 @@ def _problem(
         rule=NAME,
         verdict="problem",
         severity=severity(share, unknown="warning"),
-        title="The bias is the cliff: added after the convolution it costs almost nothing",
+        title=f"The bias makes {percent(1 - 1 / factor)} of the convolution's time",
         culprit=str(conv.get("module") or CONV),
         cause=_cause(conv),
         cost_share=share,

@@ -7,10 +7,12 @@ among windowed ones, are told apart by their work and compared with their like.
 
 from __future__ import annotations
 
+import math
 import re
 import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 from qwenprof.diagnosis.bounds import number, positive
 from qwenprof.diagnosis.disturbance import disturbances
@@ -18,6 +20,7 @@ from qwenprof.diagnosis.finding import Finding, Rule, not_assessed
 from qwenprof.formatting import count, listed, percent, plural, seconds, times
 from qwenprof.record.record import Record, Row
 
+T = TypeVar("T")
 NAME, QUESTION = "block-unlike-siblings", "Is one of the repeated blocks unlike the others?"
 FEWEST = 4  # of a kind: the median of the others needs a few
 UNLIKE, UNLIKE_ONCE = 1.25, 2.0  # times the others, by the fastest of some passes or by fewer
@@ -51,6 +54,11 @@ class Block:
     def excess_s(self) -> float:
         return self.time_s - self.others_s
 
+    @property
+    def runs_more(self) -> bool:
+        """Whether it runs more operators than they do, which no noise can make it do."""
+        return (self.operators or 0.0) > MORE_OPERATORS * (self.others_operators or math.inf)
+
 
 def judge(record: Record) -> Finding:
     rows = [row for row in record.rows("per-layer", "modules") if positive(row.get("inclusive_s"))]
@@ -77,7 +85,8 @@ def judge(record: Record) -> Finding:
 
 
 def _is_unlike(block: Block, passes: int) -> bool:
-    least = UNLIKE if passes >= ENOUGH_PASSES else UNLIKE_ONCE
+    sure = passes >= ENOUGH_PASSES or block.runs_more
+    least = UNLIKE if sure else UNLIKE_ONCE
     return block.factor >= least and block.excess_s >= BEYOND_SPREAD * block.spread_s
 
 
@@ -124,7 +133,7 @@ def _time_s(row: Row) -> float:
     return positive(row.get("min_s")) or positive(row.get("inclusive_s")) or 0.0
 
 
-def _without(values: Sequence[object], index: int) -> list:  # type: ignore[type-arg]
+def _without(values: Sequence[T], index: int) -> list[T]:
     return [*values[:index], *values[index + 1 :]]
 
 
@@ -161,7 +170,7 @@ def _clear(blocks: Sequence[Block], passes: int) -> Finding:
 
 
 def _problem(odd: Sequence[Block], blocks: Sequence[Block], total_s: float, passes: int) -> Finding:
-    worst, cost_s = odd[0], sum(each.excess_s for each in odd)
+    worst, cost_s = max(odd, key=lambda each: each.factor), sum(each.excess_s for each in odd)
     named = [each.path for each in odd[:MOST_NAMED]]
     verb = "takes" if len(odd) == 1 else "take"
     return Finding(
@@ -186,13 +195,16 @@ def _problem(odd: Sequence[Block], blocks: Sequence[Block], total_s: float, pass
 
 def _said(block: Block, passes: int) -> str:
     how = f" in the fastest of {passes} passes" if passes > 1 else ""
-    ran, own, others = "", block.operators, block.others_operators
-    if own and others and own > MORE_OPERATORS * others:
-        ran = f", and runs {count(own)} operators where they run {count(others)}"
+    ran = ""
+    if block.runs_more:
+        own, others = count(block.operators), count(block.others_operators)
+        ran = f", and runs {own} operators where they run {others}"
     return (
         f"{block.path} takes {seconds(block.time_s)}{how}, the median of the others is "
         f"{seconds(block.others_s)}: {times(block.factor)}{ran}."
     )
 
 
-RULE = Rule(name=NAME, order=55, question=QUESTION, judge=judge, reads=("per-layer",))
+RULE = Rule(
+    name=NAME, order=55, question=QUESTION, judge=judge, reads=("per-layer",), compares_times=True
+)

@@ -7,9 +7,7 @@ what it costs of a whole forward: where it does not, the patch embedding is not 
 
 from __future__ import annotations
 
-from qwenprof.diagnosis.finding import Finding, Rule, Verdict, not_assessed
-from qwenprof.diagnosis.projection import Comparison, comparison, share_saved
-from qwenprof.diagnosis.rules._conv import (
+from qwenprof.diagnosis.conv_telling import (
     ADVICE,
     FUSION,
     NOTABLE_SHARE,
@@ -20,6 +18,8 @@ from qwenprof.diagnosis.rules._conv import (
     slope,
     timed,
 )
+from qwenprof.diagnosis.finding import Finding, Rule, Verdict, not_assessed
+from qwenprof.diagnosis.projection import Comparison, comparison, share_saved
 from qwenprof.formatting import percent, times_with_interval
 from qwenprof.record.record import Record
 

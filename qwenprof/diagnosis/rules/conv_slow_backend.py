@@ -6,18 +6,7 @@ from the conditions of the dispatcher, or from a time that so many launches expl
 
 from __future__ import annotations
 
-from qwenprof.diagnosis.disturbance import on_cpu
-from qwenprof.diagnosis.finding import Confidence, Finding, Rule, not_assessed
-from qwenprof.diagnosis.gate import LINK, decisions
-from qwenprof.diagnosis.projection import (
-    CPU_BACKEND,
-    LAUNCHING_BACKEND,
-    Comparison,
-    comparison,
-    launches,
-    share_saved,
-)
-from qwenprof.diagnosis.rules._conv import (
+from qwenprof.diagnosis.conv_telling import (
     ADVICE,
     FUSION,
     conv_facts,
@@ -31,12 +20,24 @@ from qwenprof.diagnosis.rules._conv import (
     timed,
     why_passed_over,
 )
+from qwenprof.diagnosis.disturbance import on_cpu
+from qwenprof.diagnosis.finding import Confidence, Finding, Rule, not_assessed
+from qwenprof.diagnosis.gate import LINK, decisions
+from qwenprof.diagnosis.projection import (
+    CPU_BACKEND,
+    LAUNCHING_BACKEND,
+    UNMISTAKABLE,
+    Comparison,
+    comparison,
+    launches,
+    share_saved,
+)
 from qwenprof.diagnosis.rules.device_health import switched_off
 from qwenprof.record.record import Record
 
 NAME, QUESTION = "conv-slow-backend", "Does the convolution run in a slow implementation?"
 SLOW = 1.5  # times the Linear, or a slow backend does no harm
-UNMISTAKABLE = 50.0  # no library is so much slower than a matrix product
+
 LINKS = (LINK, "https://github.com/huggingface/transformers/issues/45750", FUSION)
 
 

@@ -16,8 +16,9 @@ from qwenprof.diagnosis.bounds import positive
 from qwenprof.diagnosis.components import Anatomy, Component, anatomy
 from qwenprof.diagnosis.disturbance import disturbances
 from qwenprof.diagnosis.finding import Finding, Rule, not_assessed
+from qwenprof.diagnosis.forward import forward_s
 from qwenprof.diagnosis.projection import Comparison, comparison
-from qwenprof.formatting import percent, plural, seconds, times
+from qwenprof.formatting import count, percent, plural, seconds, times
 from qwenprof.record.record import Record, Row
 
 NAME, QUESTION = "culprit", "Which part takes longer than its work should?"
@@ -25,6 +26,8 @@ OUTLIER, OUTLIER_OF_BLOCKS = 4.0, 25.0  # times what is usual
 DISTURBED = 1.25  # ratio of the forward with marks to the one without, either way
 NOTABLE_SHARE, DOMINANT_SHARE = 0.05, 0.50
 SURE_ALL_THE_SAME = 2.0  # times the threshold, in a disturbed run
+MOSTLY_LAUNCHES = 0.5  # of a part's time
+BEATEN, MOST_BEATEN = 0.9, 0.5  # slowdowns below one, for so much of the time
 MOST_OF = 0.8  # of a part's excess: who has so much of it within a part is to blame for it
 DWARFS = 2.0  # times all other parts together: then their bounds need not be known
 
@@ -88,10 +91,15 @@ def judge(record: Record) -> Finding:
     if len(bounded) < 2 and not _dwarfs(suspected[0], whole):
         why = "Fewer than two parts have both a time and a bound."
         return not_assessed(NAME, QUESTION, why)
+    doubt = _doubted_bounds(bounded, whole)
+    if doubt:
+        return not_assessed(NAME, QUESTION, doubt)
     guilty = next((each for each in suspected if _stands_out(each, suspected, whole)), None)
     if guilty is None:
         return _nobody(record, _evidence(suspected[0], suspected, whole))
-    excess_share = guilty.excess_s / whole.total_s
+    usual = max(1.0, usual_slowdown([each for each in suspected if each is not guilty]) or 1.0)
+    healthy_s = usual * guilty.least_s
+    gain_share = (guilty.part.time_s - healthy_s) / (forward_s(record) or whole.total_s)
     disturbed = disturbances(record, "per-layer")
     if disturbed and not _stands_out(guilty, suspected, whole, beyond=SURE_ALL_THE_SAME):
         said = f"{_name(guilty)} takes {times(guilty.slowdown)} its bound"
@@ -100,14 +108,47 @@ def judge(record: Record) -> Finding:
     return Finding(
         rule=NAME,
         verdict="problem",
-        severity="critical" if excess_share >= DOMINANT_SHARE else "warning",
+        severity="critical" if gain_share >= DOMINANT_SHARE else "warning",
         title=f"{_name(guilty)} takes {times(guilty.slowdown)} what its work should cost",
         culprit=_deepest(guilty, rows),
-        cost_share=excess_share,
-        factor=guilty.slowdown,
+        cause=_launching(record, guilty.part),
+        cost_share=min(1.0, gain_share),
+        factor=guilty.part.time_s / healthy_s,
+        confidence="medium" if guilty.part.bound_s else "high",
         evidence=_evidence(guilty, suspected, whole),
-        advice="Look at how this part is implemented before anything else: without the excess "
-        f"the forward takes {percent(1 - excess_share)} of its time.",
+        advice="Look at how this part is implemented before anything else: if it were as far from "
+        f"what it should take as the others are, it would take {seconds(healthy_s)}.",
+    )
+
+
+def _operators(record: Record, part: Component) -> float:
+    """How many operators a part calls, 0 where they were not counted."""
+    counts = {
+        str(row.get("path")): positive(row.get("operators")) or 0.0
+        for row in record.rows("per-layer", "modules")
+    }
+    return sum(counts.get(path, 0.0) for path in part.paths)
+
+
+def _launching(record: Record, part: Component) -> str:
+    """That launching its operators is most of what a part takes; "" where it is not, or unknown."""
+    machine = record.rows("matmul", "machine")
+    latency_s = positive(machine[0].get("launch_latency_s")) if machine else None
+    operators = _operators(record, part)
+    if latency_s is None or operators * latency_s < MOSTLY_LAUNCHES * part.time_s:
+        return ""
+    return f"it calls {count(operators)} operators, of which each takes little more than a launch"
+
+
+def _doubted_bounds(bounded: Sequence[Suspect], whole: Anatomy) -> str:
+    """That most of the time went into parts that beat their bound: no bound can be right."""
+    beaten = [each for each in bounded if each.slowdown < BEATEN]
+    share = sum(each.part.time_s for each in beaten) / whole.total_s
+    if share < MOST_BEATEN:
+        return ""
+    return (
+        f"Parts that make up {percent(share)} of the time ran faster than their bound, so the "
+        "rates of the machine were measured too low."
     )
 
 
@@ -124,7 +165,7 @@ def _stands_out(
     if usual is None:
         return _dwarfs(suspect, whole)
     outlier = OUTLIER_OF_BLOCKS if suspect.part.count > 1 else OUTLIER
-    return suspect.slowdown >= beyond * outlier * usual
+    return suspect.slowdown >= beyond * outlier * max(1.0, usual)
 
 
 def _dwarfs(suspect: Suspect, whole: Anatomy) -> bool:
@@ -156,11 +197,11 @@ def _evidence(suspect: Suspect, suspected: Sequence[Suspect], whole: Anatomy) ->
     beside = "" if usual is None else f", where {times(usual)} is usual in this model"
     return (
         f"{_name(suspect)} ({part.module_type}) takes {seconds(part.time_s)}, "
-        f"{percent(part.time_s / whole.total_s)} of the forward; all the rest takes "
+        f"{percent(part.time_s / whole.total_s)} of all parts; the rest takes "
         f"{seconds(_rest_s(suspect, whole))}.",
         f"{should[0].upper()}{should[1:]}: it takes {times(suspect.slowdown)} as long{beside}.",
         f"The excess is {seconds(suspect.excess_s)}, "
-        f"{percent(suspect.excess_s / whole.total_s)} of the forward.",
+        f"{percent(suspect.excess_s / whole.total_s)} of all parts.",
     )
 
 
@@ -203,4 +244,6 @@ def _disturbance(record: Record) -> str | None:
     )
 
 
-RULE = Rule(name=NAME, order=50, question=QUESTION, judge=judge, reads=("per-layer",))
+RULE = Rule(
+    name=NAME, order=50, question=QUESTION, judge=judge, reads=("per-layer",), compares_times=True
+)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from qwenprof.diagnosis.bounds import number, positive
 from qwenprof.diagnosis.finding import Finding, Rule, not_assessed
-from qwenprof.formatting import count, flop_rate
+from qwenprof.formatting import count, flop_rate, percent
 from qwenprof.record.record import Record, Row
 
 NAME, QUESTION = "device-health", "Is the device healthy?"
@@ -23,7 +23,7 @@ def judge(record: Record) -> Finding:
         return not_assessed(NAME, QUESTION, "No matrix product was measured in this dtype.")
     library = switched_off(record)
     if library:
-        return _without(library, row)
+        return _without(library, row, record)
     tflops, peak = positive(row.get("tflops")), positive(row.get("peak_tflops"))
     size, verdict = row.get("size"), row.get("verdict")
     if tflops is None or peak is None:
@@ -33,7 +33,7 @@ def judge(record: Record) -> Finding:
         return not_assessed(NAME, QUESTION, why)
     evidence = (
         f"A {size} x {size} {row.get('dtype')} matrix product runs at {tflops:.1f} "
-        f"TFLOPS, {tflops / peak:.0%} of the {peak:.4g} in the {row.get('peak_source')}.",
+        f"TFLOPS, {percent(tflops / peak)} of the {peak:.4g} in the {row.get('peak_source')}.",
         *_above(record, tflops, peak),
         *_published(row, tflops),
     )
@@ -44,14 +44,14 @@ def judge(record: Record) -> Finding:
             rule=NAME,
             verdict="clear",
             severity="info",
-            title=f"The device is healthy: {tflops / peak:.0%} of its datasheet peak",
+            title=f"The device is healthy: {percent(tflops / peak)} of its datasheet peak",
             evidence=evidence,
         )
     return Finding(
         rule=NAME,
         verdict="problem",
         severity="critical" if verdict == "unhealthy" else "warning",
-        title=f"The device reaches only {tflops / peak:.0%} of its datasheet peak",
+        title=f"The device reaches only {percent(tflops / peak)} of its datasheet peak",
         culprit=str(record.fact("device", "name")),
         evidence=evidence,
         advice="Check clocks, power limit, temperature and other processes with nvidia-smi "
@@ -60,24 +60,38 @@ def judge(record: Record) -> Finding:
 
 
 def switched_off(record: Record) -> str:
-    """The library of all heavy work, where it is switched off for the process; else ""."""
+    """The library of matrix products too, where a switch makes the whole device slow; else "".
+
+    In half precision a CPU multiplies with oneDNN, in fp32 with another library: only where the
+    measured rates show it does the switch concern more than convolutions.
+    """
     kind = str(record.fact("device", "type"))
     library, switch = SWITCHES.get(kind, ("", ""))
-    return library if switch and record.fact("torch", switch) is False else ""
+    own, wide = (_best(record, dtype) for dtype in (str(record.workload.get("dtype")), "fp32"))
+    is_slow = own is not None and wide is not None and own < wide
+    return library if switch and record.fact("torch", switch) is False and is_slow else ""
 
 
-def _without(library: str, row: Row) -> Finding:
+def _best(record: Record, dtype: str) -> float | None:
+    rows = record.rows("matmul", "gemm")
+    rates = [positive(row.get("tflops")) for row in rows if row.get("dtype") == dtype]
+    return max((rate for rate in rates if rate is not None), default=None)
+
+
+def _without(library: str, row: Row, record: Record) -> Finding:
     rate = flop_rate((positive(row.get("tflops")) or 0.0) * 1e12)
+    wide = flop_rate((_best(record, "fp32") or 0.0) * 1e12)
     return Finding(
         rule=NAME,
         verdict="problem",
         severity="critical",
         title=f"{library} is switched off for the whole process",
         culprit=f"the setting that switches {library} off",
-        cause=f"without {library} PyTorch runs everything in loops of its own",
+        cause=f"without {library} PyTorch runs {row.get('dtype')} matrix products and convolutions "
+        "in loops of its own",
         evidence=(
             f"A {row.get('size')} x {row.get('size')} {row.get('dtype')} matrix product runs at "
-            f"{rate} with {library} switched off.",
+            f"{rate} with {library} switched off, where fp32 reaches {wide}.",
         ),
         advice=f"Find what switches {library} off (torch.backends) and take it out before looking "
         "at any part of the model.",

@@ -65,7 +65,7 @@ def judge(record: Record) -> Finding:
         rule=NAME,
         verdict="problem",
         severity="warning",
-        title=f"Only the first call is slow: {seconds(worst.first_s)}, "
+        title=f"The first call is slow: {seconds(worst.first_s)}, "
         f"{times(worst.first_s / worst.steady_s)} what it takes from then on",
         culprit=path,
         cause="paid in the first call alone",
@@ -126,4 +126,11 @@ def _named(path: str | None, share: float) -> tuple[str, ...]:
     return (f"{path} has {percent(share)} of what it takes longer.",) if path else ()
 
 
-RULE = Rule(name=NAME, order=42, question=QUESTION, judge=judge, reads=("batch-sweep", "per-layer"))
+RULE = Rule(
+    name=NAME,
+    order=42,
+    question=QUESTION,
+    judge=judge,
+    reads=("batch-sweep", "per-layer"),
+    compares_times=True,
+)

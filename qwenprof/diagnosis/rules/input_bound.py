@@ -143,4 +143,6 @@ def _evidence(found: Pipeline) -> tuple[str, ...]:
     return tuple(sentences)
 
 
-RULE = Rule(name=NAME, order=48, question=QUESTION, judge=judge, reads=("breakdown",))
+RULE = Rule(
+    name=NAME, order=48, question=QUESTION, judge=judge, reads=("breakdown",), compares_times=True
+)

@@ -18,6 +18,7 @@ from qwenprof.diagnosis.known_issues import (
 )
 from qwenprof.diagnosis.projection import Comparison, comparison, share_saved
 from qwenprof.diagnosis.signatures import dispatch_observed
+from qwenprof.diagnosis.versions import cudnn_version
 from qwenprof.formatting import clean, listed, plural
 from qwenprof.record.record import Record
 
@@ -111,7 +112,7 @@ def _clear(found: Sorted, record: Record) -> Finding:
 
 def _clear_title(exposed: int) -> str:
     if exposed == 0:
-        return "No known issue concerns these versions"
+        return "No known issue that could be looked for concerns these versions"
     if exposed == 1:
         return "The one known issue that these versions are exposed to does not show"
     return f"None of the {exposed} known issues that these versions are exposed to shows"
@@ -186,9 +187,16 @@ def _beware(found: Sorted) -> tuple[str, ...]:
 
 def _versions(record: Record) -> str:
     """The facts that decide, as far as they were recorded."""
-    known = [(name, record.fact(section, key)) for name, section, key in FACTS]
-    texts = [f"{name} {clean(str(cell), 100)}" for name, cell in known if cell is not None]
+    known = [(name, _version_of(record, section, key)) for name, section, key in FACTS]
+    texts = [f"{name} {clean(text, 100)}" for name, text in known if text]
     return f"Recorded: {', '.join(texts)}." if texts else "No versions were recorded."
+
+
+def _version_of(record: Record, section: str, key: str) -> str:
+    """A fact as text, "" if it is missing; versions of cuDNN in the one scheme that reads well."""
+    cell = record.fact(section, key)
+    found = cudnn_version(cell) if key.startswith("cudnn") else None
+    return str(found or ("" if cell is None else cell))
 
 
 RULE = Rule(name=NAME, order=86, question=QUESTION, judge=judge)

@@ -28,8 +28,12 @@ LAUNCHES_BOUND = 0.5  # of a CPU's time
 DOMINATES = 0.5  # of all operators
 ADVICE = (
     "Launch fewer and larger operators: torch.compile, on CUDA with mode='reduce-overhead' or as a "
-    "CUDA graph; a larger batch; no loop in Python where one operator does. A faster device does "
-    "not help."
+    "CUDA graph; a larger batch; no loop in Python where one operator does. A faster device alone "
+    "does not help."
+)
+ADVICE_ON_CPU = (
+    "Call fewer and larger operators: torch.compile, a larger batch, no loop in Python where one "
+    "operator does."
 )
 
 
@@ -139,7 +143,7 @@ def _problem(
         cost_share=cost_share,
         confidence=confidence,
         evidence=(*evidence, *([named] if named else [])),
-        advice=ADVICE,
+        advice=ADVICE_ON_CPU if record.fact("device", "type") == "cpu" else ADVICE,
     )
 
 
@@ -159,4 +163,5 @@ RULE = Rule(
     question=QUESTION,
     judge=judge,
     reads=("batch-sweep", "per-layer"),
+    compares_times=True,
 )

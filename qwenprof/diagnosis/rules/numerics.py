@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from qwenprof.diagnosis.finding import Finding, Rule, not_assessed
-from qwenprof.diagnosis.rules._checks import (
+from qwenprof.diagnosis.proof import (
     CONV,
     FIXED,
     WRONG,

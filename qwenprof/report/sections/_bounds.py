@@ -62,6 +62,11 @@ def _rates(record: Record) -> list[str]:
 
 
 def _why_none(record: Record) -> str:
+    if machine(record) is None and record.rows("matmul", "gemm"):
+        return (
+            "What the parts should take is not known: the record holds the rate of matrix "
+            "products, but neither bandwidth nor launch latency."
+        )
     if machine(record) is None:
         return (
             "What the parts should take is not known, because the rates of this machine were not "

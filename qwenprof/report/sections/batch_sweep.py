@@ -52,7 +52,7 @@ from qwenprof.report.section import (
 )
 
 STAGE, STAGE_RULE = "batch-sweep", "batching"
-CONSTANT = 0.10  # a sample's time that changes by less is called constant
+CONSTANT = 0.25  # a sample's time that changes by less is called constant, as by the rule
 GROWN = 0.01
 
 

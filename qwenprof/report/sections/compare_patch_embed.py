@@ -123,18 +123,23 @@ def _conclusion(record: Record, pairs: Sequence[Pair]) -> list[Inline]:
         ]
     spans: list[Inline] = [
         f"At {count(pair.patches)} patches in {pair.dtype} on {device_name(record)}, Conv3d "
-        f"({pair.conv.get('backend')}) takes {time_and_n(pair.conv)} and the equal Linear "
+        f"({_on(pair.conv)}) takes {time_and_n(pair.conv)} and the equal Linear "
         f"{time_and_n(pair.linear)}. ",
         *_claim(pair),
     ]
     ordered = sorted(pairs, key=lambda each: each.patches)
     others = {p.dtype: p for p in ordered if p.is_measured and p.dtype != pair.dtype}
     beside = [
-        f"{times_with_interval(p.speedup, p.interval)} in {p.dtype} ({p.conv.get('backend')}, "
+        f"{times_with_interval(p.speedup, p.interval)} in {p.dtype} ({_on(p.conv)}, "
         f"{count(p.patches)} patches)"
         for p in others.values()
     ]
     return [*spans, f" In other dtypes: {listed(beside)}." if beside else ""]
+
+
+def _on(conv: Row) -> str:
+    backend = conv.get("backend")
+    return "backend not recorded" if backend is None else str(backend)
 
 
 def _decisive(record: Record, pairs: Sequence[Pair]) -> Pair | None:

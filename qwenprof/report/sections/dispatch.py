@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from qwenprof.diagnosis.bounds import number
+from qwenprof.diagnosis.conv_telling import NOTABLE_SHARE, conv_facts, millions
 from qwenprof.diagnosis.finding import Finding
 from qwenprof.diagnosis.gate import Decision, decisions
 from qwenprof.diagnosis.projection import (
@@ -25,7 +26,6 @@ from qwenprof.diagnosis.projection import (
     variant,
 )
 from qwenprof.diagnosis.responsibility import Layer, responsibility
-from qwenprof.diagnosis.rules._conv import NOTABLE_SHARE, conv_facts, millions
 from qwenprof.formatting import NOT_MEASURED, count, listed, percent, seconds, times_with_interval
 from qwenprof.harness.statistics import Fit
 from qwenprof.record.record import Record, Row

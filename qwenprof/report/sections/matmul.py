@@ -174,7 +174,7 @@ def _machine(record: Record, row: Row) -> Table:
             ),
         ),
         caption="A copy reads and writes every byte once. The bounds of the per-layer section are "
-        "made of these rates and of the best rate of a matrix product.",
+        "made of the fastest copy, of the launch, and of the best rate of a matrix product.",
     )
 
 

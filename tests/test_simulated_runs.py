@@ -134,7 +134,7 @@ def test_a_slow_device_is_held_against_its_specification() -> None:
 
     assert (finding.verdict, finding.severity) == ("problem", "critical")
     assert finding.culprit == "simulated GPU"
-    assert "20%" in finding.title
+    assert "20.0 %" in finding.title
 
 
 def test_throttling_is_seen_in_the_stages_after_it_and_slows_them() -> None:

@@ -16,7 +16,7 @@ from qwenprof.formatting import count, size, times
 from qwenprof.record.record import Record
 
 NAME, QUESTION = "memory", "Does anything take memory out of proportion?"
-NOISE_BYTES = 64 * 1024**2  # of the difference of two peaks
+NOISE_BYTES, CPU_NOISE_BYTES = 64 * 1024**2, 256 * 1024**2  # of the difference of two peaks
 OUT_OF_PROPORTION = 4.0  # times the tensors that a convolution needs
 SUPERLINEAR = 1.5  # times what a straight line through the two smallest batches predicts
 REGRESSION = 1.5  # times what the same convolution takes in fp32
@@ -28,7 +28,7 @@ USE_LINEAR = (
 )
 CPU_PEAKS = (
     "On a CPU a peak is the resident memory of the whole process, so only differences count, and "
-    f"below {size(NOISE_BYTES)} they are noise."
+    f"below {size(CPU_NOISE_BYTES)} they are noise."
 )
 
 
@@ -82,6 +82,11 @@ def _problem(wrong: list[Check], evidence: list[str]) -> Finding:
     )
 
 
+def _noise_bytes(record: Record) -> int:
+    """Of the difference of two peaks: a process keeps what its allocator does not give back."""
+    return CPU_NOISE_BYTES if on_cpu(record) else NOISE_BYTES
+
+
 def _convolution(record: Record) -> Check:
     """The convolution's peak against that of the linear layer that equals it."""
     name, found = "convolution against Linear", comparison(record)
@@ -96,7 +101,7 @@ def _convolution(record: Record) -> Check:
     more = f"{size(extra)} more than" if extra > 0 else "no more than"
     return Check(
         name=name,
-        is_problem=extra > OUT_OF_PROPORTION * needed and extra > NOISE_BYTES,
+        is_problem=extra > OUT_OF_PROPORTION * needed and extra > _noise_bytes(record),
         evidence=f"At {count(found.patches)} patches the convolution takes {more} the equal Linear "
         f"at its peak; input, weight and output are {size(needed)}.",
         title=f"{found.module} takes {size(extra)} beyond the tensors that it needs",
@@ -161,7 +166,7 @@ def _half_precision(record: Record) -> Check:
     half, full = halves[worst], max(0.0, extras["fp32"])
     return Check(
         name=name,
-        is_problem=half > REGRESSION * full and half - full > NOISE_BYTES,
+        is_problem=half > REGRESSION * full and half - full > _noise_bytes(record),
         evidence=f"Beyond what Linear takes, the convolution takes {_signed(half)} in {worst} and "
         f"{_signed(extras['fp32'])} in fp32, whose tensors are twice as large.",
         title=f"The convolution takes more memory in {worst} than in fp32",

@@ -105,16 +105,17 @@ def print_diagnosis(record: Record) -> None:
     from rich.console import Console
     from rich.markup import escape
 
-    from qwenprof.diagnosis.finding import diagnose, is_asked
+    from qwenprof.diagnosis.finding import diagnose, unasked
     from qwenprof.diagnosis.verdict import verdict
 
     console = Console(highlight=False, width=None if sys.stdout.isatty() else 80)
     findings = diagnose(record)
     told = verdict(record, findings)
     print_verdict(console, told)
-    asked = [each for each in findings if is_asked(each, record)]
+    without = unasked(record)
+    asked = [each for each in findings if each.rule not in without]
     print_findings(console, asked, told_before=told.cure)
-    silent = [each.rule for each in findings if not is_asked(each, record)]
+    silent = [each.rule for each in findings if each.rule in without]
     if silent:
         line = f"Not asked, because their stages did not run: {', '.join(silent)}."
         console.print(escape(textwrap.fill(line, console.width)), style="dim", soft_wrap=True)

@@ -84,10 +84,13 @@ def _undisturbed(rule: Rule, finding: Finding, record: Record) -> Finding:
     return not_assessed(rule.name, rule.question, why)
 
 
-def is_asked(finding: Finding, record: Record) -> bool:
-    """Whether any stage ran that the finding's rule reads: without one there was no question."""
-    rule = rules().get(finding.rule)
-    return rule is None or not rule.reads or any(name in record.stages for name in rule.reads)
+def unasked(record: Record) -> set[str]:
+    """The rules without a question: none of the stages that they read ran."""
+    return {
+        name
+        for name, rule in rules().items()
+        if rule.reads and not any(stage in record.stages for stage in rule.reads)
+    }
 
 
 def not_assessed(rule: str, question: str, why: str) -> Finding:

@@ -13,7 +13,6 @@ import copy
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
-from qwenprof.diagnosis.gate import decisions
 from qwenprof.errors import NotApplicable
 from qwenprof.record.record import Row
 from qwenprof.stages._launches import launch_rows
@@ -154,6 +153,8 @@ def _shape(sizes: Any) -> str:
 
 
 def _conditions(bench: Bench, conv: Row) -> Iterator[Row]:
+    from qwenprof.diagnosis.gate import decisions
+
     for decision in decisions(bench.record, conv):
         for condition in decision.conditions:
             yield {

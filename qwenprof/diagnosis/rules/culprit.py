@@ -27,7 +27,8 @@ DISTURBED = 1.25  # ratio of the forward with marks to the one without, either w
 NOTABLE_SHARE, DOMINANT_SHARE = 0.05, 0.50
 SURE_ALL_THE_SAME = 2.0  # times the threshold, in a disturbed run
 MOSTLY_LAUNCHES = 0.5  # of a part's time
-BEATEN, MOST_BEATEN = 0.9, 0.5  # slowdowns below one, for so much of the time
+BEATEN = 0.9  # slowdown of a part whose bound must be wrong
+SOME_BEATEN, MOST_BEATEN = 0.1, 0.5  # of the time: then nobody is cleared; then nobody is accused
 MOST_OF = 0.8  # of a part's excess: who has so much of it within a part is to blame for it
 DWARFS = 2.0  # times all other parts together: then their bounds need not be known
 
@@ -85,32 +86,33 @@ def judge(record: Record) -> Finding:
     whole = anatomy(rows)
     suspected = suspects(whole, comparison(record)) if whole else []
     if whole is None or not suspected:
-        why = "No part has both a time and a bound."
-        return not_assessed(NAME, QUESTION, why)
-    bounded = [each for each in suspected if each.part.bound_s]
-    if len(bounded) < 2 and not _dwarfs(suspected[0], whole):
-        why = "Fewer than two parts have both a time and a bound."
-        return not_assessed(NAME, QUESTION, why)
-    doubt = _doubted_bounds(bounded, whole)
+        return not_assessed(NAME, QUESTION, "No part has both a time and a bound.")
+    doubt = _doubt(suspected, whole)
     if doubt:
         return not_assessed(NAME, QUESTION, doubt)
     guilty = next((each for each in suspected if _stands_out(each, suspected, whole)), None)
     if guilty is None:
-        return _nobody(record, _evidence(suspected[0], suspected, whole))
-    usual = max(1.0, usual_slowdown([each for each in suspected if each is not guilty]) or 1.0)
-    healthy_s = usual * guilty.least_s
-    gain_share = (guilty.part.time_s - healthy_s) / (forward_s(record) or whole.total_s)
+        return _nobody(record, suspected, whole)
     disturbed = disturbances(record, "per-layer")
     if disturbed and not _stands_out(guilty, suspected, whole, beyond=SURE_ALL_THE_SAME):
         said = f"{_name(guilty)} takes {times(guilty.slowdown)} its bound"
         why = f"Inconclusive: {said}, but the run was disturbed ({disturbed[0]})."
         return not_assessed(NAME, QUESTION, why)
+    return _accusation(record, guilty, suspected, whole)
+
+
+def _accusation(
+    record: Record, guilty: Suspect, suspected: Sequence[Suspect], whole: Anatomy
+) -> Finding:
+    usual = max(1.0, usual_slowdown([each for each in suspected if each is not guilty]) or 1.0)
+    healthy_s = usual * guilty.least_s
+    gain_share = (guilty.part.time_s - healthy_s) / (forward_s(record) or whole.total_s)
     return Finding(
         rule=NAME,
         verdict="problem",
         severity="critical" if gain_share >= DOMINANT_SHARE else "warning",
         title=f"{_name(guilty)} takes {times(guilty.slowdown)} what its work should cost",
-        culprit=_deepest(guilty, rows),
+        culprit=_deepest(guilty, record.rows("per-layer", "modules")),
         cause=_launching(record, guilty.part),
         cost_share=min(1.0, gain_share),
         factor=guilty.part.time_s / healthy_s,
@@ -140,11 +142,19 @@ def _launching(record: Record, part: Component) -> str:
     return f"it calls {count(operators)} operators, of which each takes little more than a launch"
 
 
-def _doubted_bounds(bounded: Sequence[Suspect], whole: Anatomy) -> str:
-    """That most of the time went into parts that beat their bound: no bound can be right."""
-    beaten = [each for each in bounded if each.slowdown < BEATEN]
+def _doubt(suspected: Sequence[Suspect], whole: Anatomy) -> str:
+    """Why no part can be held against the others; "" where they can be."""
+    bounded = [each for each in suspected if each.part.bound_s]
+    if len(bounded) < 2 and not _dwarfs(suspected[0], whole):
+        return "Fewer than two parts have both a time and a bound."
+    return _beaten_bounds(suspected, whole, MOST_BEATEN)
+
+
+def _beaten_bounds(suspected: Sequence[Suspect], whole: Anatomy, least_share: float) -> str:
+    """That much of the time went into parts that beat their bound: it cannot be right."""
+    beaten = [each for each in suspected if each.part.bound_s and each.slowdown < BEATEN]
     share = sum(each.part.time_s for each in beaten) / whole.total_s
-    if share < MOST_BEATEN:
+    if share < least_share:
         return ""
     return (
         f"Parts that make up {percent(share)} of the time ran faster than their bound, so the "
@@ -177,10 +187,11 @@ def _rest_s(suspect: Suspect, whole: Anatomy) -> float:
     return sum(part.time_s for part in whole.components if part is not suspect.part)
 
 
-def _nobody(record: Record, evidence: tuple[str, ...]) -> Finding:
-    disturbance = _disturbance(record)
-    if disturbance:
-        return not_assessed(NAME, QUESTION, disturbance)
+def _nobody(record: Record, suspected: Sequence[Suspect], whole: Anatomy) -> Finding:
+    why = _disturbance(record) or _beaten_bounds(suspected, whole, SOME_BEATEN)
+    if why:
+        return not_assessed(NAME, QUESTION, why)
+    evidence = _evidence(suspected[0], suspected, whole)
     return Finding(
         rule=NAME,
         verdict="clear",
@@ -231,13 +242,13 @@ def _deepest(suspect: Suspect, rows: Sequence[Row]) -> str:
         path = str(inner.get("path"))
 
 
-def _disturbance(record: Record) -> str | None:
+def _disturbance(record: Record) -> str:
     """Why the times of the parts are worth little, where the probe's own check says so."""
     summary = record.rows("per-layer", "summary")
     marked_s = positive(summary[0].get("with_marks_s")) if summary else None
     plain_s = positive(summary[0].get("plain_s")) if summary else None
     if not marked_s or not plain_s or 1 / DISTURBED < marked_s / plain_s < DISTURBED:
-        return None
+        return ""
     return (
         f"Disturbed: the same forward took {seconds(marked_s)} with marks and {seconds(plain_s)} "
         "without, which the marks cannot explain."

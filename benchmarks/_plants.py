@@ -196,8 +196,12 @@ def batch_that_does_not_grow(subject: Subject) -> Iterator[None]:
 
 @contextmanager
 def busy_neighbour(_: Subject) -> Iterator[None]:
-    """A process that is nobody's child keeps a core busy: our own children are no neighbours."""
-    start = f"{shlex.quote(sys.executable)} -c 'while True: pass' > /dev/null 2>&1 & echo $!"
+    """A process that is nobody's child keeps a core busy: our own children are no neighbours.
+
+    It ends with this process, however that ends.
+    """
+    spin = f"import os\nwhile os.path.exists('/proc/{os.getpid()}'): pass"
+    start = f"{shlex.quote(sys.executable)} -c {shlex.quote(spin)} > /dev/null 2>&1 & echo $!"
     shell = subprocess.run(["sh", "-c", start], capture_output=True, text=True, check=True)
     try:
         yield

@@ -14,6 +14,7 @@ from qwenprof.discover import discover
 from qwenprof.errors import PluginError
 from qwenprof.record.record import Record, Tool
 from qwenprof.report.section import Section, sections
+from qwenprof.report.telling import telling
 from qwenprof.stages.stage import Stage, stages
 from qwenprof.workload.family import Family
 from qwenprof.workload.workload import families
@@ -64,7 +65,7 @@ def test_a_section_keeps_the_contract(section: Section) -> None:
     """Without any input, a section says that nothing was measured instead of failing."""
     findings = [not_assessed(rule.name, rule.question, "nothing ran") for rule in rules().values()]
 
-    assert section.compose(EMPTY, findings)
+    assert section.compose(telling(EMPTY, findings))
 
 
 def test_no_two_plugins_share_a_place_in_the_order() -> None:

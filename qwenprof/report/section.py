@@ -6,16 +6,16 @@ alone knows what must be escaped.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
-from qwenprof.diagnosis.finding import Finding
 from qwenprof.discover import discover
-from qwenprof.record.record import Record
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure as Canvas
+
+    from qwenprof.report.telling import Telling
 
 Style = Literal["strong", "code", "published"]
 
@@ -91,13 +91,13 @@ Block = Paragraph | Bullets | Table | Figure | Code
 class Section:
     """A piece of the report.
 
-    compose: its blocks, for any valid record; an empty list leaves the section out.
+    compose: its blocks, whatever the record holds; an empty list leaves the section out.
     """
 
     name: str
     order: int
     title: str
-    compose: Callable[[Record, Sequence[Finding]], list[Block]]
+    compose: Callable[[Telling], list[Block]]
 
 
 def sections() -> dict[str, Section]:

@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from qwenprof.diagnosis.finding import Finding, diagnose
+from qwenprof.diagnosis.finding import diagnose
 from qwenprof.errors import UsageError
 from qwenprof.record.record import Record, write_atomically
 from qwenprof.report import markdown
 from qwenprof.report.section import Block, Figure, Section, sections
+from qwenprof.report.telling import Telling, telling
 
 Pieces = list[tuple[Section, list[Block]]]
 
@@ -33,7 +34,7 @@ def write_report(record: Record, out: Path | str, formats: Sequence[str] = ("md"
     if unknown or not formats:
         raise UsageError(f"--format {','.join(unknown)}: choose from {', '.join(FORMATS)}")
     folder = Path(out)
-    pieces = composed(record, diagnose(record))
+    pieces = composed(telling(record, diagnose(record)))
     try:
         folder.mkdir(parents=True, exist_ok=True)
         pictures = [_picture(figure, folder) for figure in figures(pieces)]
@@ -45,9 +46,9 @@ def write_report(record: Record, out: Path | str, formats: Sequence[str] = ("md"
         ) from error
 
 
-def composed(record: Record, findings: Sequence[Finding]) -> Pieces:
+def composed(told: Telling) -> Pieces:
     """Every section that has something to say about a record, with its blocks."""
-    pieces = [(section, section.compose(record, findings)) for section in sections().values()]
+    pieces = [(section, section.compose(told)) for section in sections().values()]
     return [(section, blocks) for section, blocks in pieces if blocks]
 
 

@@ -13,6 +13,7 @@ from markdown_it import MarkdownIt
 from qwenprof.diagnosis.finding import diagnose
 from qwenprof.record.record import Record, load
 from qwenprof.report.markdown import render
+from qwenprof.report.telling import telling
 from qwenprof.report.writing import composed
 
 REAL = sorted((Path(__file__).parents[2] / "reports").glob("*/record.json"))
@@ -58,7 +59,7 @@ def test_no_valid_record_makes_a_rule_or_a_section_fail(real: bytes, seed: int) 
     record = mutated(real, seed)
 
     findings = diagnose(record)
-    text = render("title", composed(record, findings))
+    text = render("title", composed(telling(record, findings)))
 
     assert all(finding.evidence for finding in findings)
     assert "\x1b" not in text

@@ -16,6 +16,7 @@ from qwenprof.record import published
 from qwenprof.record.record import Cell, Record, Row, load, save
 from qwenprof.report import published as shown
 from qwenprof.report.markdown import render
+from qwenprof.report.telling import telling
 from qwenprof.report.writing import composed, title
 
 LABEL = "published, not measured here"
@@ -170,7 +171,7 @@ def test_the_patch_embedding_is_the_culprit(findings: dict[str, Finding]) -> Non
 
 
 def test_its_report_carries_the_label(record: Record, findings: dict[str, Finding]) -> None:
-    text = render(title(record), composed(record, list(findings.values())))
+    text = render(title(record), composed(telling(record, list(findings.values()))))
 
     assert LABEL in text.splitlines()[0]
     assert "It is the published case" in text

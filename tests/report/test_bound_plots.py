@@ -23,6 +23,7 @@ from qwenprof.report import markdown, plots
 from qwenprof.report.charts import Bar, Chart, Scatter, Spot, Step, Waterfall, drawing
 from qwenprof.report.section import Figure
 from qwenprof.report.sections import _bounds, method, per_layer
+from qwenprof.report.telling import telling
 
 RECORD = Record(
     tool=Tool(name="qwenprof", version="0"),
@@ -268,7 +269,7 @@ class TestSection:
         self, simulated_gpu: Record
     ) -> None:
         text = "\n\n".join(
-            markdown.render_block(block) for block in per_layer.compose(simulated_gpu, [])
+            markdown.render_block(block) for block in per_layer.compose(telling(simulated_gpu, []))
         )
         made_of = "204 TFLOPS (bf16 GEMM), 1.72 TB/s (memory) and 2.60 us a launch"
         assert f"at the best rates measured on this machine: {made_of}." in text

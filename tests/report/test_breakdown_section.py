@@ -9,6 +9,7 @@ import pytest
 from qwenprof.record.record import Record, Row
 from qwenprof.report import markdown, plots
 from qwenprof.report.section import Block, Figure, sections
+from qwenprof.report.telling import telling
 
 PIPELINE: Row = {
     "images": 8,
@@ -52,7 +53,7 @@ def told(
     def tell(rows: list[Row], **pipeline: object) -> tuple[str, list[Block]]:
         tables = {"phases": rows, "pipeline": [PIPELINE | pipeline]}
         record = changed(simulated_gpu, "breakdown", tables=tables)
-        blocks = sections()["breakdown"].compose(record, [])
+        blocks = sections()["breakdown"].compose(telling(record, []))
         return "\n\n".join(markdown.render_block(block) for block in blocks), blocks
 
     return tell
@@ -146,6 +147,6 @@ def test_without_any_time_there_is_no_figure(told: Told) -> None:
 
 
 def test_a_record_without_the_stage_says_so(simulated_gpu: Record) -> None:
-    blocks = sections()["breakdown"].compose(simulated_gpu, [])
+    blocks = sections()["breakdown"].compose(telling(simulated_gpu, []))
 
     assert markdown.render_block(blocks[0]).startswith("**Not measured.**")

@@ -11,6 +11,7 @@ from qwenprof.record.published import writeup
 from qwenprof.record.record import Record, Row, StageResult
 from qwenprof.report import markdown
 from qwenprof.report.section import Table, sections
+from qwenprof.report.telling import telling
 from qwenprof.report.writing import composed
 from tests.diagnosis.convolutions import GATED, HEALTHY_CPU, MODULE, compared, pair, row
 from tests.diagnosis.handmade import record
@@ -18,12 +19,12 @@ from tests.report.conftest import HOSTILE
 
 
 def told(given: Record) -> str:
-    blocks = sections()["dispatch"].compose(given, diagnose(given))
+    blocks = sections()["dispatch"].compose(telling(given, diagnose(given)))
     return "\n\n".join(markdown.render_block(block) for block in blocks)
 
 
 def tables(given: Record) -> list[Table]:
-    blocks = sections()["dispatch"].compose(given, [])
+    blocks = sections()["dispatch"].compose(telling(given, []))
     return [block for block in blocks if isinstance(block, Table)]
 
 
@@ -295,4 +296,4 @@ def test_the_writeup_is_told_with_its_gate() -> None:
     assert "| Launches that the slow path makes | 6,080 x (1,024 + 2) = 6.24 million |" in text
     assert "| Each launch, if they were all of it | 2.58 us |" in text
     assert "None" not in text
-    assert "gate" in markdown.render("t", composed(given, diagnose(given)))
+    assert "gate" in markdown.render("t", composed(telling(given, diagnose(given))))

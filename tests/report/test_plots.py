@@ -11,6 +11,7 @@ from qwenprof.formatting import seconds
 from qwenprof.record.record import Record
 from qwenprof.report import plots
 from qwenprof.report.charts import Bar, BarChart, Gap, Line, LineChart, Panel, Point, drawing
+from qwenprof.report.telling import telling
 from qwenprof.report.writing import composed, figures
 
 SIGNATURE = b"\x89PNG\r\n\x1a\n"
@@ -23,7 +24,10 @@ def size_of(png: bytes) -> tuple[int, int]:
 
 
 def test_every_figure_of_a_full_record_is_drawn(simulated_gpu: Record) -> None:
-    drawn = {figure.stem: plots.png(figure.draw) for figure in figures(composed(simulated_gpu, []))}
+    drawn = {
+        figure.stem: plots.png(figure.draw)
+        for figure in figures(composed(telling(simulated_gpu, [])))
+    }
     assert set(drawn) == {
         "matmul",
         "batch_sweep",
@@ -77,5 +81,5 @@ def test_drawing_leaves_the_global_state_of_matplotlib_alone(simulated_gpu: Reco
     import matplotlib as mpl
 
     before = dict(mpl.rcParams)
-    plots.png(figures(composed(simulated_gpu, []))[0].draw)
+    plots.png(figures(composed(telling(simulated_gpu, [])))[0].draw)
     assert dict(mpl.rcParams) == before

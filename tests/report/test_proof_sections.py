@@ -11,10 +11,11 @@ import pytest
 from qwenprof.record.record import Record, Row, Series, StageResult
 from qwenprof.report import markdown
 from qwenprof.report.section import Figure, sections
+from qwenprof.report.telling import telling
 
 
 def told(record: Record, section: str) -> str:
-    blocks = sections()[section].compose(record, [])
+    blocks = sections()[section].compose(telling(record, []))
     return "\n\n".join(markdown.render_block(block) for block in blocks)
 
 
@@ -76,7 +77,7 @@ def test_a_failed_check_is_named_first(empty_record: Record) -> None:
 def test_only_a_failure_that_must_not_be_stands_out(empty_record: Record) -> None:
     failed = check(variant="Conv3d", dtype="fp16", value=0.004, passed=False)
     record = with_stage(empty_record, "verify", tables={"checks": [CONTROL, check(), failed]})
-    blocks = sections()["verify"].compose(record, [])
+    blocks = sections()["verify"].compose(telling(record, []))
     figure = next(each for each in blocks if isinstance(each, Figure))
 
     chart = figure.draw.args[0]  # type: ignore[attr-defined]
@@ -220,7 +221,7 @@ def test_where_nobody_counted_no_count_is_told(compared: Record) -> None:
 
 
 def test_only_what_ran_on_all_patches_has_a_bar(compared: Record) -> None:
-    blocks = sections()["compare-patch-embed"].compose(compared, [])
+    blocks = sections()["compare-patch-embed"].compose(telling(compared, []))
     figure = next(
         each for each in blocks if isinstance(each, Figure) and each.stem == "patch_embed_variants"
     )

@@ -13,6 +13,7 @@ from qwenprof.diagnosis.finding import Finding, diagnose
 from qwenprof.record.record import Cell, Record, Row
 from qwenprof.report import markdown
 from qwenprof.report.section import Section, sections
+from qwenprof.report.telling import telling
 from qwenprof.report.writing import composed
 
 STAGES = ("matmul", "batch-sweep", "attention-sweep", "per-layer", "compare-patch-embed")
@@ -30,7 +31,7 @@ ALL_STAGES = (
 
 def told(record: Record, section: str, findings: Sequence[Finding] = ()) -> str:
     """One section of the report as markdown."""
-    blocks = sections()[section].compose(record, findings)
+    blocks = sections()[section].compose(telling(record, findings))
     return "\n\n".join(markdown.render_block(block) for block in blocks)
 
 
@@ -138,7 +139,7 @@ def test_a_foreign_module_is_not_held_against_the_published_case(simulated_gpu: 
     record = msgspec.structs.replace(
         simulated_gpu, workload={"family": None, "dtype": "bf16", "summary": "MyModule, bf16"}
     )
-    everything = markdown.render("t", composed(record, []))
+    everything = markdown.render("t", composed(telling(record, [])))
     assert "5090" not in everything
 
 
@@ -327,4 +328,4 @@ def test_no_valid_record_makes_a_section_fail(
     }
     workload = damaged(simulated_gpu.workload)
     record = msgspec.structs.replace(simulated_gpu, stages=stages, workload=workload)
-    assert markdown.render("t", composed(record, findings))
+    assert markdown.render("t", composed(telling(record, findings)))

@@ -13,6 +13,7 @@ from qwenprof.diagnosis.finding import Finding
 from qwenprof.errors import UsageError
 from qwenprof.record.record import Record
 from qwenprof.report import markdown, writing
+from qwenprof.report.telling import telling
 from qwenprof.report.writing import composed, title, write_report
 
 GOLDEN = Path(__file__).parent / "data" / "simulated_gpu.md"
@@ -22,7 +23,7 @@ def test_the_whole_report(
     simulated_gpu: Record, findings: list[Finding], request: pytest.FixtureRequest
 ) -> None:
     """Rewritten with `pytest --update-golden`; read the difference before it is kept."""
-    report = markdown.render(title(simulated_gpu), composed(simulated_gpu, findings))
+    report = markdown.render(title(simulated_gpu), composed(telling(simulated_gpu, findings)))
     if request.config.getoption("--update-golden"):
         GOLDEN.write_text(report, encoding="utf-8")
     assert report == GOLDEN.read_text(encoding="utf-8")
@@ -87,7 +88,7 @@ def test_hostile_names_reach_neither_markup_nor_paths(
         "modules",
         lambda row: row | ({"module_type": hostile} if row["path"] else {}),
     )
-    report = markdown.render(title(record), composed(record, []))
+    report = markdown.render(title(record), composed(telling(record, [])))
     assert "<script" not in report.replace("\\<script", "")
     assert "alice" not in report
     assert "\u202e" not in report

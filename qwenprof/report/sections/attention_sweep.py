@@ -6,7 +6,6 @@ from collections.abc import Sequence
 
 from qwenprof.diagnosis.bounds import number
 from qwenprof.diagnosis.components import anatomy
-from qwenprof.diagnosis.finding import Finding
 from qwenprof.formatting import (
     count,
     percent,
@@ -50,6 +49,7 @@ from qwenprof.report.section import (
     paragraph,
     published,
 )
+from qwenprof.report.telling import Telling
 
 STAGE = "attention-sweep"
 SWITCHED, REPLACED = "switched", "replaced by plain SDPA"
@@ -59,7 +59,8 @@ NOTABLE = 0.10  # what an implementation must save before it can explain anythin
 CASE = "{attention}, {experiment}, batch {batch}"
 
 
-def compose(record: Record, findings: Sequence[Finding]) -> list[Block]:
+def compose(told: Telling) -> list[Block]:
+    record = told.record
     blocks, rows = outcome(record, STAGE), record.rows(STAGE, "backends")
     if not rows:
         return blocks

@@ -50,13 +50,15 @@ from qwenprof.report.section import (
     published,
     strong,
 )
+from qwenprof.report.telling import Telling
 
 STAGE, STAGE_RULE = "batch-sweep", "batching"
 CONSTANT = 0.25  # a sample's time that changes by less is called constant, as by the rule
 GROWN = 0.01
 
 
-def compose(record: Record, findings: Sequence[Finding]) -> list[Block]:
+def compose(told: Telling) -> list[Block]:
+    record, findings = told.record, told.findings
     blocks, rows = outcome(record, STAGE), record.rows(STAGE, "batches")
     if not rows:
         return blocks

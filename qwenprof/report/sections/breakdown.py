@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from qwenprof.diagnosis.bounds import number
-from qwenprof.diagnosis.finding import Finding
 from qwenprof.formatting import listed, percent, plural, seconds, significant
 from qwenprof.record.record import Record, Row
 from qwenprof.report.charts import Bar, BarChart, drawing
@@ -37,6 +36,7 @@ from qwenprof.report.section import (
     paragraph,
     strong,
 )
+from qwenprof.report.telling import Telling
 
 STAGE = "breakdown"
 INPUTS, MODEL = ("processor", "transfer"), ("vision", "language")
@@ -50,7 +50,8 @@ KINDS = ("on the host", "on the device")
 EXCLUDED, BOUND = 0.25, 0.5  # shares of the inputs below and above which there is no doubt
 
 
-def compose(record: Record, findings: Sequence[Finding]) -> list[Block]:
+def compose(told: Telling) -> list[Block]:
+    record = told.record
     blocks, rows = outcome(record, STAGE), record.rows(STAGE, "phases")
     if not rows:
         return blocks

@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from qwenprof.diagnosis.bounds import number
-from qwenprof.diagnosis.finding import Finding
 from qwenprof.formatting import (
     NOT_MEASURED,
     count,
@@ -49,6 +48,7 @@ from qwenprof.report.section import (
     strong,
 )
 from qwenprof.report.sections._every_variant import every_variant
+from qwenprof.report.telling import Telling
 
 STAGE = "compare-patch-embed"
 CONV, LINEAR = "Conv3d", "Linear"
@@ -82,7 +82,8 @@ class Pair:
         return interval(self.linear, "speedup_low", "speedup_high")
 
 
-def compose(record: Record, findings: Sequence[Finding]) -> list[Block]:
+def compose(told: Telling) -> list[Block]:
+    record = told.record
     blocks, rows = outcome(record, STAGE), record.rows(STAGE, "variants")
     if not rows:
         return blocks

@@ -6,7 +6,6 @@ from collections.abc import Sequence
 
 from qwenprof.diagnosis.bounds import number
 from qwenprof.diagnosis.conv_telling import NOTABLE_SHARE, conv_facts, millions
-from qwenprof.diagnosis.finding import Finding
 from qwenprof.diagnosis.gate import Decision, decisions
 from qwenprof.diagnosis.projection import (
     BIAS_APART,
@@ -40,6 +39,7 @@ from qwenprof.report.section import (
     paragraph,
     strong,
 )
+from qwenprof.report.telling import Telling
 
 STAGE = "dispatch"
 EFFECTS = {"called": "can be called", "passed over": "is passed over"}
@@ -66,7 +66,8 @@ SEPARATES = {
 }
 
 
-def compose(record: Record, _: Sequence[Finding]) -> list[Block]:
+def compose(told: Telling) -> list[Block]:
+    record = told.record
     blocks, found = outcome(record, STAGE), comparison(record)
     rows = convolutions(record)
     if not rows and found is None:

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 from qwenprof.diagnosis.bounds import number
-from qwenprof.diagnosis.finding import Finding
 from qwenprof.formatting import NOT_MEASURED, percent, significant, size
 from qwenprof.record.record import Cell, Facts, Record, Row
 from qwenprof.report.reading import text
 from qwenprof.report.section import Block, Code, Inline, Section, Table, code, paragraph
+from qwenprof.report.telling import Telling
 
 TITLES = {
     "device": "Device",
@@ -23,7 +23,8 @@ TITLES = {
 PRIVATE = re.compile(r"host_?name|user|home|path|serial|uuid|address|cwd|folder", re.IGNORECASE)
 
 
-def compose(record: Record, findings: Sequence[Finding]) -> list[Block]:
+def compose(told: Telling) -> list[Block]:
+    record = told.record
     order = {name: record.environment.get(name, {}) for name in TITLES} | record.environment
     blocks: list[Block] = [_facts(name, facts) for name, facts in order.items() if facts]
     if not blocks:

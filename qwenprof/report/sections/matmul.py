@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from qwenprof.diagnosis.bounds import number
-from qwenprof.diagnosis.finding import Finding
 from qwenprof.formatting import (
     bandwidth_with_interval,
     count,
@@ -46,12 +45,14 @@ from qwenprof.report.section import (
     paragraph,
     published,
 )
+from qwenprof.report.telling import Telling
 
 STAGE = "matmul"
 TERA = 1e12
 
 
-def compose(record: Record, findings: Sequence[Finding]) -> list[Block]:
+def compose(told: Telling) -> list[Block]:
+    record = told.record
     blocks, rows = outcome(record, STAGE), record.rows(STAGE, "gemm")
     if rows:
         blocks += [paragraph(*_conclusion(record, rows)), _table(rows)]

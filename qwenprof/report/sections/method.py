@@ -14,6 +14,7 @@ from qwenprof.report.section import Block, Bullets, Inline, Section, Table, code
 from qwenprof.report.sections._bounds import UNCOUNTED
 from qwenprof.report.sections.per_layer import overhead
 from qwenprof.report.sections.workload import RANDOM, weights
+from qwenprof.report.telling import Telling
 
 PROTOCOL = (
     "The first call of every case is timed apart and never enters a median.",
@@ -31,7 +32,8 @@ PROTOCOL = (
 )
 
 
-def compose(record: Record, findings: Sequence[Finding]) -> list[Block]:
+def compose(told: Telling) -> list[Block]:
+    record, findings = told.record, told.findings
     if record.workload.get("origin"):
         return _of_published(record, findings)
     blocks: list[Block] = [Bullets(items=tuple((sentence,) for sentence in PROTOCOL))]

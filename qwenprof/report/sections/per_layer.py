@@ -43,6 +43,7 @@ from qwenprof.report.section import (
     strong,
 )
 from qwenprof.report.sections._bounds import UNCOUNTED, pictures, rates
+from qwenprof.report.telling import Telling
 
 STAGE = "per-layer"
 MOST_BARS = 14
@@ -50,7 +51,8 @@ NOTABLE = 0.10  # of the forward: a part with less to lose is no culprit
 WORTH_COMPARING = 0.005  # of the forward: below it, the bound is one launch and says little
 
 
-def compose(record: Record, findings: Sequence[Finding]) -> list[Block]:
+def compose(told: Telling) -> list[Block]:
+    record, findings = told.record, told.findings
     blocks, rows = outcome(record, STAGE), record.rows(STAGE, "modules")
     if not rows:
         return blocks

@@ -19,11 +19,13 @@ from qwenprof.report.section import (
     paragraph,
     strong,
 )
+from qwenprof.report.telling import Telling
 
 READS = {"problem": "PROBLEM", "clear": "clear", "not assessed": "not assessed"}
 
 
-def compose(record: Record, findings: Sequence[Finding]) -> list[Block]:
+def compose(told: Telling) -> list[Block]:
+    record, findings = told.record, told.findings
     problems = [finding for finding in findings if finding.verdict == "problem"]
     blocks: list[Block] = [*_interrupted(record), *_verdict(record, findings)]
     if findings:

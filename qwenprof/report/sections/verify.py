@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from qwenprof.diagnosis.bounds import number
-from qwenprof.diagnosis.finding import Finding
 from qwenprof.formatting import NOT_MEASURED, count, plural, significant
 from qwenprof.record.record import Record, Row
 from qwenprof.report.charts import Bar, BarChart, drawing
@@ -20,12 +19,14 @@ from qwenprof.report.section import (
     paragraph,
     strong,
 )
+from qwenprof.report.telling import Telling
 
 STAGE, CONV = "verify", "Conv3d"
 RELATIVE = "relative error (2-norm)"
 
 
-def compose(record: Record, findings: Sequence[Finding]) -> list[Block]:
+def compose(told: Telling) -> list[Block]:
+    record = told.record
     blocks, rows = outcome(record, STAGE), record.rows(STAGE, "checks")
     judged = [row for row in rows if isinstance(row.get("passed"), bool)]
     if not rows:

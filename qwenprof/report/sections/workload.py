@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from qwenprof.diagnosis.bounds import number
-from qwenprof.diagnosis.finding import Finding
 from qwenprof.formatting import NOT_MEASURED, count, listed, plural
 from qwenprof.record.record import Cell, Record
 from qwenprof.report import published as known
 from qwenprof.report.reading import device_name, is_measured, is_qwen
 from qwenprof.report.section import Block, Inline, Section, Table, paragraph, published, strong
+from qwenprof.report.telling import Telling
 
 PARTS = {"vision": "vision tower alone", "full": "full model (prefill)"}
 NAMES = {
@@ -28,7 +28,8 @@ RANDOM = "random"
 CLOSE_SIZE = 0.10  # sizes are rounded to whole patches anyway
 
 
-def compose(record: Record, findings: Sequence[Finding]) -> list[Block]:
+def compose(told: Telling) -> list[Block]:
+    record = told.record
     blocks: list[Block] = [paragraph(_in_words(record))]
     if is_qwen(record):
         rows = _rows(record)

@@ -1,0 +1,91 @@
+"""What a report is told from: a record, its findings, and what it is held against."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from qwenprof.diagnosis.finding import Finding
+from qwenprof.record.published import writeup
+from qwenprof.record.record import Record
+from qwenprof.report.reading import device_name, is_qwen
+from qwenprof.report.section import Inline, published
+
+SAMPLES = 29_169  # of the dataset in the published case
+PUBLISHED_TOOL = "published"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Other:
+    """Another record, whose figures stand beside those of the one that is told."""
+
+    record: Record
+
+    @property
+    def is_published(self) -> bool:
+        """Whether its figures were taken from a publication, and not measured by qwenprof."""
+        return self.record.tool.name == PUBLISHED_TOOL
+
+    @property
+    def label(self) -> str:
+        """What its figures are, for the header of a column: "published, NVIDIA H200"."""
+        return f"{'published' if self.is_published else 'other run'}, {device_name(self.record)}"
+
+    @property
+    def source(self) -> str:
+        """Where its figures are from, as a sentence."""
+        torch, cudnn = (self.record.fact("torch", key) for key in ("version", "cudnn_runtime"))
+        parts = [
+            device_name(self.record),
+            f"torch {torch}" if torch else "",
+            f"cuDNN {cudnn}" if cudnn and self.record.fact("device", "type") == "cuda" else "",
+            str(self.record.workload.get("dtype") or ""),
+        ]
+        told = ", ".join(part for part in parts if part)
+        if self.is_published:
+            return f"Published for {told}; not measured here."
+        return f"Another run, of {self.record.created[:10]}: {told}."
+
+    def set(self, text: str) -> Inline:
+        """One of its figures, set apart where it was not measured."""
+        return published(text) if self.is_published else text
+
+
+@dataclass(frozen=True, kw_only=True)
+class Telling:
+    """Everything that a section may tell.
+
+    against: the record whose figures stand beside; None for none.
+    samples: of the dataset that times are projected to.
+    """
+
+    record: Record
+    findings: tuple[Finding, ...] = ()
+    against: Other | None = None
+    samples: int = SAMPLES
+
+
+def telling(
+    record: Record,
+    findings: Sequence[Finding] = (),
+    *,
+    against: Record | None = None,
+    samples: int = SAMPLES,
+) -> Telling:
+    """A record with its findings, beside another record.
+
+    Without `against` a run of a Qwen model is told beside the published case.
+    """
+    other = usual_other(record) if against is None else against
+    return Telling(
+        record=record,
+        findings=tuple(findings),
+        against=None if other is None or other is record else Other(record=other),
+        samples=samples,
+    )
+
+
+def usual_other(record: Record) -> Record | None:
+    """The published case, for what can be held against it; None for anything else."""
+    is_own = record.tool.name == PUBLISHED_TOOL
+    return writeup() if is_qwen(record) and not is_own else None

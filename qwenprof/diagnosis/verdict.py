@@ -118,14 +118,22 @@ def _leading(problems: Sequence[Finding]) -> Finding | None:
     sick = [each for each in weighty if each.rule in DEVICE_RULES]
     if sick:
         return sick[0]
-    return max(weighty, key=_weight, default=None)
+    around = max(
+        (each.cost_share or 0.0 for each in weighty if each.rule in PIPELINE_RULES), default=0.0
+    )
+    return max(weighty, key=lambda each: _weight(each, 1 - around), default=None)
 
 
-def _weight(finding: Finding) -> tuple[bool, float]:
-    """What is only slow at first comes last; an unknown cost is guessed by the severity."""
+def _weight(finding: Finding, forward_of_pipeline: float) -> tuple[bool, float]:
+    """What is only slow at first comes last; an unknown cost is guessed by the severity.
+
+    forward_of_pipeline: the share of the pipeline that the forward is, so that what is saved of
+    either can be compared.
+    """
     guess = UNKNOWN_CRITICAL_SHARE if finding.severity == "critical" else UNKNOWN_SHARE
     share = guess if finding.cost_share is None else finding.cost_share
-    return finding.rule not in LAST_RULES, share
+    of_pipeline = share if finding.rule in PIPELINE_RULES else share * forward_of_pipeline
+    return finding.rule not in LAST_RULES, of_pipeline
 
 
 def _share(because: Finding, leading: Finding) -> float | None:

@@ -146,6 +146,13 @@ def test_a_pipeline_that_waits_for_its_inputs_has_no_share_of_the_forward() -> N
 # nobody
 
 
+def test_a_share_of_the_pipeline_is_held_against_what_the_forward_is_of_it() -> None:
+    slow_inputs = problem("input-bound", "the processor", cost_share=0.6)
+
+    assert told(EXCESS, slow_inputs).headline == "by input-bound"
+    assert told(EXCESS, replace(slow_inputs, cost_share=0.3)).culprit == PART
+
+
 def test_nobody_is_to_blame() -> None:
     names = ("culprit", "run-quality", "conv-slow-backend")
     found = told(*map(answer, names))

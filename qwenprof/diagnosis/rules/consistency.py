@@ -1,119 +1,33 @@
-"""Do the numbers of a record add up?
-
-Some numbers of a record follow from others: a share from two times, the time of one sample from
-that of a batch, a median from its raw samples. qwenprof computes them so; a record from another
-hand may not. A number that was rounded for publication counts as anything that rounds to it.
-"""
+"""Do the numbers of a record add up?"""
 
 from __future__ import annotations
 
-import statistics
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
-from decimal import Decimal
-from itertools import chain
+from collections.abc import Sequence
 
-from qwenprof.diagnosis.bounds import LARGEST, number, positive
+from qwenprof.diagnosis.arithmetic import Check, checks
 from qwenprof.diagnosis.finding import Finding, Rule, not_assessed
-from qwenprof.formatting import count, flop_rate, listed, percent, seconds, significant, times
-from qwenprof.record.record import Cell, Record, Row
+from qwenprof.formatting import count, listed
+from qwenprof.record.record import Record
 
 NAME, QUESTION = "consistency", "Do the numbers add up?"
-TOLERANCE = 0.01  # of the number; of a share, one percentage point
 MOST_NAMED = 8
-BASELINES = ("Conv3d", "as dispatched")
-SAME_CASE = ("module", "dtype", "patches", "direction", "batch")
-NAMING = {
-    "path": "{}",
-    "module": "{}",
-    "attention": "{}",
-    "variant": "{}",
-    "experiment": "{}",
-    "dtype": "{}",
-    "size": "size {}",
-    "patches": "{} patches",
-    "direction": "{}",
-    "batch": "batch {}",
-}
-
-Range = tuple[float, float]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Check:
-    """One number that follows from others.
-
-    kind: what such numbers are called, in the plural.
-    told: the number and what it should be, as a sentence.
-    from_samples: whether raw samples tell what it should be.
-    """
-
-    kind: str
-    told: str
-    holds: bool
-    from_samples: bool = False
-
-
-@dataclass(frozen=True, kw_only=True)
-class Sampled:
-    """A column that is the median of a series; key: the name of a row's series."""
-
-    stage: str
-    table: str
-    key: Callable[[Row], str]
-    median: str = "median_s"
-    n: str | None = "n"
-
-
-def _variant_key(row: Row) -> str:
-    direction = row.get("direction")
-    suffix = "" if direction in (None, "forward") else f"/{direction}"
-    return f"{row.get('variant')}/{row.get('dtype')}/{row.get('patches')}{suffix}"
-
-
-SERIES = (
-    Sampled(
-        stage="matmul", table="gemm", key=lambda row: f"gemm/{row.get('dtype')}/{row.get('size')}"
-    ),
-    Sampled(stage="batch-sweep", table="batches", key=lambda row: f"batch={row.get('batch')}"),
-    Sampled(
-        stage="attention-sweep",
-        table="backends",
-        key=lambda row: f"{row.get('attention')}, {row.get('experiment')}/batch={row.get('batch')}",
-    ),
-    Sampled(
-        stage="per-layer",
-        table="summary",
-        key=lambda _: "forward, with marks",
-        median="with_marks_s",
-    ),
-    Sampled(
-        stage="per-layer", table="summary", key=lambda _: "forward, plain", median="plain_s", n=None
-    ),
-    Sampled(stage="compare-patch-embed", table="variants", key=_variant_key),
-    Sampled(
-        stage="dispatch",
-        table="experiments",
-        key=lambda row: f"{row.get('module')}/{row.get('experiment')}",
-    ),
-)
 
 
 def judge(record: Record) -> Finding:
-    checks = [check for relation in RELATIONS for check in relation(record)]
-    if not checks:
+    found = checks(record)
+    if not found:
         why = "The record holds no number that follows from others in it."
         return not_assessed(NAME, QUESTION, why)
-    wrong = [check for check in checks if not check.holds]
+    wrong = [check for check in found if not check.holds]
     if wrong:
-        return _problem(wrong, len(checks))
-    kinds = Counter(check.kind for check in checks)
+        return _problem(wrong, len(found))
+    kinds = Counter(check.kind for check in found)
     return Finding(
         rule=NAME,
         verdict="clear",
         severity="info",
-        title=f"The numbers add up: {count(len(checks))} of them were recomputed",
+        title=f"The numbers add up: {count(len(found))} of them were recomputed",
         evidence=(f"Recomputed: {listed([f'{count(n)} {kind}' for kind, n in kinds.items()])}.",),
     )
 
@@ -137,219 +51,6 @@ def _problem(wrong: Sequence[Check], total: int) -> Finding:
         else "Rely on the times themselves, and compute anew what follows from them.",
     )
 
-
-def _shares(record: Record) -> Iterator[Check]:
-    rows = record.rows("per-layer", "modules")
-    total_s = _total(record, rows)
-    for row in rows:
-        whole = _quotient(row.get("inclusive_s"), total_s)
-        stated = number(row.get("share"))
-        if whole is None or stated is None:
-            continue
-        inclusive_s, all_s = number(row.get("inclusive_s")), number(total_s)
-        yield Check(
-            kind="shares",
-            told=f"{_place('per-layer', row)}: stated as {_written(stated * 100)} % of the time, "
-            f"but {seconds(inclusive_s)} of {seconds(all_s)} is {_told(whole, percent)}.",
-            holds=_agrees(row.get("share"), whole, TOLERANCE),
-        )
-
-
-def _total(record: Record, rows: Sequence[Row]) -> Cell:
-    """What a share is a share of: the total that the stage states, else the root's time."""
-    stated = [row.get("total_s") for row in record.rows("per-layer", "summary")]
-    root = [row.get("inclusive_s") for row in rows if row.get("path") == ""]
-    return next((cell for cell in (*stated, *root) if positive(cell)), None)
-
-
-def _samples_of_a_batch(record: Record) -> Iterator[Check]:
-    for stage, row in _every_row(record):
-        whole = _quotient(row.get("median_s"), row.get("batch"), exact_bottom=True)
-        stated = positive(row.get("per_sample_s"))
-        if whole is not None and stated is not None:
-            yield Check(
-                kind="times of one sample",
-                told=f"{_place(stage, row)}: one sample is stated to take {_written(stated)} s, "
-                f"but {seconds(number(row.get('median_s')))} / {row.get('batch')} is "
-                f"{_told(whole, seconds)}.",
-                holds=_agrees(row.get("per_sample_s"), whole),
-            )
-
-
-def _slowdowns(record: Record) -> Iterator[Check]:
-    for stage, row in _every_row(record):
-        whole = _quotient(row.get("inclusive_s"), row.get("bound_s"))
-        stated = positive(row.get("slowdown"))
-        if whole is not None and stated is not None:
-            yield Check(
-                kind="slowdowns",
-                told=f"{_place(stage, row)}: a slowdown of {_written(stated)} x is stated, but "
-                f"time over bound is {_told(whole, times)}.",
-                holds=_agrees(row.get("slowdown"), whole),
-            )
-
-
-def _speedups(record: Record) -> Iterator[Check]:
-    """Against the convolution as dispatched, measured in the same case."""
-    for stage, table in _tables(record):
-        rows = record.rows(stage, table)
-        for row in rows:
-            stated, base = positive(row.get("speedup")), _baseline(rows, row)
-            whole = _quotient(base.get("median_s"), row.get("median_s")) if base else None
-            if whole is not None and stated is not None:
-                yield Check(
-                    kind="speed-ups",
-                    told=f"{_place(stage, row)}: a speed-up of {_written(stated)} x is stated, but "
-                    f"the times give {_told(whole, times)}.",
-                    holds=_agrees(row.get("speedup"), whole),
-                )
-
-
-def _baseline(rows: Sequence[Row], row: Row) -> Row | None:
-    same = (
-        each
-        for each in rows
-        if (each.get("variant") or each.get("experiment")) in BASELINES
-        and all(each.get(key) == row.get(key) for key in SAME_CASE)
-    )
-    return next(same, None)
-
-
-def _rates(record: Record) -> Iterator[Check]:
-    """A square matrix product is 2 * size^3 FLOP."""
-    for row in record.rows("matmul", "gemm"):
-        edge, stated = positive(row.get("size")), positive(row.get("tflops"))
-        if edge is None or stated is None or edge > 1e9:
-            continue
-        whole = _quotient(2 * edge**3, row.get("median_s"), exact_top=True)
-        if whole is not None:
-            yield Check(
-                kind="rates of matrix products",
-                told=f"{_place('matmul', row)}: {_written(stated)} TFLOPS are stated, but 2 x "
-                f"{row.get('size')}^3 FLOP in {seconds(number(row.get('median_s')))} are "
-                f"{_told(whole, flop_rate)}.",
-                holds=_agrees(row.get("tflops"), (whole[0] / 1e12, whole[1] / 1e12)),
-            )
-
-
-def _exclusive_times(record: Record) -> Iterator[Check]:
-    """The time of a forward is the sum of what each part takes without what it calls."""
-    rows = record.rows("per-layer", "modules")
-    total_s = positive(_total(record, rows))
-    cells = [number(row.get("exclusive_s")) for row in rows]
-    sums = [number(row.get("exclusive_sum_s")) for row in record.rows("per-layer", "summary")[:1]]
-    if rows and None not in cells:
-        sums.append(sum(cell for cell in cells if cell is not None))
-    for sum_s in sums:
-        if total_s is not None and sum_s is not None:
-            yield Check(
-                kind="sums of exclusive times",
-                told=f"per-layer: exclusive times add up to {seconds(sum_s)}, but the forward is "
-                f"stated to take {seconds(total_s)}.",
-                holds=abs(sum_s - total_s) <= TOLERANCE * total_s,
-            )
-
-
-def _samples(record: Record) -> Iterator[Check]:
-    for sampled in SERIES:
-        result = record.stages.get(sampled.stage)
-        for row in record.rows(sampled.stage, sampled.table):
-            series = result.series.get(sampled.key(row)) if result else None
-            if series is not None and series.values:
-                yield from _sampled(sampled, row, series.values)
-
-
-def _sampled(sampled: Sampled, row: Row, values: Sequence[float]) -> Iterator[Check]:
-    place = _place(sampled.stage, row)
-    n = number(row.get(sampled.n)) if sampled.n else None
-    if n is not None:
-        yield Check(
-            kind="sample counts",
-            told=f"{place}: n = {_written(n)} is stated, but it has {count(len(values))} samples.",
-            holds=n == len(values),
-            from_samples=True,
-        )
-    stated = positive(row.get(sampled.median))
-    if stated is not None and max(map(abs, values)) < LARGEST:
-        median = statistics.median(values)
-        yield Check(
-            kind="medians",
-            told=f"{place}: a median of {_written(stated)} s is stated, but that of its "
-            f"{count(len(values))} samples is {seconds(median)}.",
-            holds=_agrees(row.get(sampled.median), (median, median)),
-            from_samples=True,
-        )
-
-
-def _tables(record: Record) -> Iterator[tuple[str, str]]:
-    return ((stage, table) for stage, result in record.stages.items() for table in result.tables)
-
-
-def _every_row(record: Record) -> Iterator[tuple[str, Row]]:
-    return chain.from_iterable(
-        ((stage, row) for row in record.rows(stage, table)) for stage, table in _tables(record)
-    )
-
-
-def _quotient(
-    top: Cell, bottom: Cell, *, exact_top: bool = False, exact_bottom: bool = False
-) -> Range | None:
-    """What a quotient can be, given how far both were rounded; None without two numbers."""
-    above, below = positive(top), positive(bottom)
-    if above is None or below is None:
-        return None
-    over = 0.0 if exact_top else _rounding(top)
-    under = 0.0 if exact_bottom else _rounding(bottom)
-    if below <= under:
-        return None
-    low, high = (above - over) / (below + under), (above + over) / (below - under)
-    return (low, high) if high < LARGEST else None
-
-
-def _agrees(stated: Cell, expected: Range, slack: float | None = None) -> bool:
-    """Whether a stated number is what was expected; `slack` is absolute, and 1 % by default."""
-    value = number(stated)
-    if value is None:
-        return False
-    low, high = expected
-    allowed = _rounding(stated) + (TOLERANCE * abs(high) if slack is None else slack)
-    return low - allowed <= value <= high + allowed
-
-
-def _rounding(cell: Cell) -> float:
-    """Half a unit of the last digit that a number is written with: 0.05 for 9.3."""
-    exponent = Decimal(repr(cell)).as_tuple().exponent
-    return 0.5 * 10.0**exponent if isinstance(exponent, int) else 0.0
-
-
-def _told(expected: Range, write: Callable[[float], str]) -> str:
-    """The middle of what it can be."""
-    return write((expected[0] + expected[1]) / 2)
-
-
-def _written(value: float) -> str:
-    """As it stands in the record, so that a reader finds it there."""
-    return f"{value:.4g}" if value < 1e4 else significant(value)
-
-
-def _place(stage: str, row: Row) -> str:
-    """Stage and row, and the place in the source where the row names one."""
-    names = [
-        form.format(row[key]) for key, form in NAMING.items() if row.get(key) not in (None, "")
-    ]
-    source = f" ({row['source']})" if row.get("source") else ""
-    return ", ".join([stage, *names]) + source
-
-
-RELATIONS: tuple[Callable[[Record], Iterable[Check]], ...] = (
-    _shares,
-    _samples_of_a_batch,
-    _slowdowns,
-    _speedups,
-    _rates,
-    _exclusive_times,
-    _samples,
-)
 
 RULE = Rule(
     name=NAME,

@@ -37,6 +37,7 @@ class Affected(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
 
     torch, transformers, cudnn_compiled, cudnn_runtime, compute_capability: ranges as pip has them.
     device: torch device types. cpu_capability: as torch.backends.cpu.get_cpu_capability() says.
+    cpu_has, cpu_lacks: instruction sets that it must have all of, or none of, as Linux names them.
     """
 
     torch: str | None = None
@@ -46,6 +47,8 @@ class Affected(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     compute_capability: str | None = None
     device: tuple[str, ...] | None = None
     cpu_capability: tuple[str, ...] | None = None
+    cpu_has: tuple[str, ...] | None = None
+    cpu_lacks: tuple[str, ...] | None = None
     dtype: tuple[str, ...] | None = None
     attention: tuple[str, ...] | None = None
     family: tuple[str, ...] | None = None
@@ -215,6 +218,9 @@ def _holds(key: str, wanted: Any, environment: Environment, facts: Facts) -> boo
     if key in RANGES:
         found = RANGES[key](environment)
         return None if found is None else within(found, SpecifierSet(wanted))
+    if key in INSTRUCTIONS:
+        found_sets = environment.get("device", {}).get("instructions")
+        return None if found_sets is None else INSTRUCTIONS[key](str(found_sets), wanted)
     cell = _cell(key, environment, facts)
     if cell is None:
         return None
@@ -259,6 +265,10 @@ def _cudnn_compiled(environment: Environment) -> Version | None:
     return compiled or _cudnn_runtime(environment)
 
 
+INSTRUCTIONS: dict[str, Callable[[str, tuple[str, ...]], bool]] = {
+    "cpu_has": lambda found, wanted: set(wanted) <= set(found.split(", ")),
+    "cpu_lacks": lambda found, wanted: not set(wanted) & set(found.split(", ")),
+}
 RANGES: dict[str, Callable[[Environment], Version | None]] = {
     "torch": _torch,
     "transformers": lambda environment: version(

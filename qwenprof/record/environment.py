@@ -9,6 +9,7 @@ import os
 import platform
 from collections.abc import Callable
 from importlib import metadata
+from pathlib import Path
 from typing import Any
 
 import psutil
@@ -26,6 +27,7 @@ PACKAGES = (
     "triton",
     "numpy",
 )
+INSTRUCTIONS = ("avx2", "avx512f", "avx512_bf16", "avx512_fp16", "amx_bf16", "amx_int8", "amx_fp16")
 
 
 def environment(device: str) -> dict[str, Facts]:
@@ -56,6 +58,7 @@ def _device(device: str) -> dict[str, Any]:
             "type": "cpu",
             "name": cpu_name(),
             "capability": torch.backends.cpu.get_cpu_capability(),
+            "instructions": instructions(),
             "threads": torch.get_num_threads(),
         }
     if kind.type == "cuda":
@@ -107,13 +110,24 @@ def _host() -> Facts:
 def cpu_name() -> str | None:
     """The processor's marketing name, where the system tells it."""
     try:
-        with open("/proc/cpuinfo", encoding="utf-8") as lines:  # noqa: PTH123
+        with Path("/proc/cpuinfo").open(encoding="utf-8") as lines:
             for line in lines:
                 if line.startswith("model name"):
                     return line.partition(":")[2].strip()
     except OSError:
         pass
     return platform.processor() or None
+
+
+def instructions() -> str | None:
+    """Which instruction sets for matrix work the processor has, as Linux names them."""
+    try:
+        text = Path("/proc/cpuinfo").read_text(encoding="utf-8")
+    except OSError:
+        return None
+    line = next((line for line in text.splitlines() if line.startswith("flags")), "")
+    flags = line.partition(":")[2].split()
+    return ", ".join(name for name in INSTRUCTIONS if name in flags) if flags else None
 
 
 def _torch() -> dict[str, Any]:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from qwenprof.diagnosis.finding import Finding
 from qwenprof.record.published import writeup
-from qwenprof.record.record import Record
+from qwenprof.record.record import Record, Row
 from qwenprof.report.reading import device_name, is_qwen
 from qwenprof.report.section import Inline, published
 
@@ -24,12 +24,17 @@ class Other:
     @property
     def is_published(self) -> bool:
         """Whether its figures were taken from a publication, and not measured by qwenprof."""
-        return self.record.tool.name == PUBLISHED_TOOL
+        return is_published(self.record)
+
+    @property
+    def kind(self) -> str:
+        """What its figures are, in two words at most."""
+        return "published" if self.is_published else "other run"
 
     @property
     def label(self) -> str:
         """What its figures are, for the header of a column: "published, NVIDIA H200"."""
-        return f"{'published' if self.is_published else 'other run'}, {device_name(self.record)}"
+        return f"{self.kind}, {device_name(self.record)}"
 
     @property
     def source(self) -> str:
@@ -49,6 +54,10 @@ class Other:
     def set(self, text: str) -> Inline:
         """One of its figures, set apart where it was not measured."""
         return published(text) if self.is_published else text
+
+    def rows(self, stage: str, table: str) -> list[Row]:
+        """The rows of one of its tables."""
+        return self.record.rows(stage, table)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,5 +96,14 @@ def telling(
 
 def usual_other(record: Record) -> Record | None:
     """The published case, for what can be held against it; None for anything else."""
-    is_own = record.tool.name == PUBLISHED_TOOL
-    return writeup() if is_qwen(record) and not is_own else None
+    return writeup() if is_qwen(record) and not is_published(record) else None
+
+
+def is_published(record: Record) -> bool:
+    """Whether a record's figures were taken from a publication."""
+    return record.tool.name == PUBLISHED_TOOL
+
+
+def measured_or_published(record: Record) -> str:
+    """What a record's own figures are, for the legend of a plot."""
+    return "published" if is_published(record) else "measured"

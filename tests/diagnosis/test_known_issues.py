@@ -51,9 +51,16 @@ def published(torch: str = "2.9.0+cu128", cudnn: Cell = 91002) -> dict[str, Fact
     }
 
 
-def cpu(capability: str = "AVX512") -> dict[str, Facts]:
+def cpu(
+    capability: str = "AVX512", instructions: str | None = "avx512f, avx512_bf16, amx_bf16"
+) -> dict[str, Facts]:
     return {
-        "device": {"type": "cpu", "name": "a CPU", "capability": capability},
+        "device": {
+            "type": "cpu",
+            "name": "a CPU",
+            "capability": capability,
+            "instructions": instructions,
+        },
         "torch": {"version": "2.14.1+cpu", "hip": None, "cudnn_runtime": None},
         "packages": {"transformers": "4.57.6"},
     }
@@ -189,6 +196,7 @@ def described(affected: Affected, versions: dict[str, str]) -> tuple[dict[str, F
     wanted = affected.conditions()
     device: Facts = {"type": wanted.get("device", ("cuda",))[0]}
     device |= {"capability": wanted.get("cpu_capability", (None,))[0]}
+    device |= {"instructions": ", ".join(wanted.get("cpu_has", ()))}
     device |= {"compute_capability": versions.get("compute_capability")}
     torch: Facts = {key: versions.get(key) for key in ("cudnn_runtime", "cudnn_compiled")}
     torch |= {"version": versions.get("torch"), "cudnn_allow_tf32": wanted.get("cudnn_allow_tf32")}
@@ -431,6 +439,26 @@ def test_a_ratio_that_a_disturbed_run_left_open_matches_no_issue() -> None:
     found = judged(record(cpu(), compare_patch_embed=tables))
 
     assert issue(CPU_SLOW).title not in found.title
+
+
+@pytest.mark.parametrize(
+    ("instructions", "expected"),
+    [("avx512f, amx_bf16", "affected"), ("avx512f", "not affected"), (None, "unknown")],
+)
+def test_an_issue_of_a_cpu_with_an_instruction_set(instructions: str | None, expected: str) -> None:
+    assert exposure(issue(AMX), cpu(instructions=instructions), "bf16") == expected
+
+
+@pytest.mark.parametrize(
+    ("instructions", "expected"),
+    [("avx512f, avx512_fp16", "not affected"), ("avx512f", "affected"), (None, "unknown")],
+)
+def test_an_issue_of_a_cpu_without_an_instruction_set(
+    instructions: str | None, expected: str
+) -> None:
+    without = issue("cpu-fp16-without-onednn")
+
+    assert exposure(without, cpu(instructions=instructions), "fp16") == expected
 
 
 def test_old_records_tell_an_error_by_its_cosine() -> None:

@@ -49,6 +49,14 @@ def test_the_block_that_is_unlike_the_others_is_named() -> None:
     )
 
 
+def test_a_burst_in_the_only_steady_pass_accuses_no_block() -> None:
+    """Its first pass was as fast as that of the others, which no fault allows."""
+    rows = alike(7, first_call_s=0.0105)
+
+    assert found([*rows, block(7, 0.04, first_call_s=0.0105)], passes=1).verdict == "clear"
+    assert found([*rows, block(7, 0.04, first_call_s=0.05)], passes=1).culprit == "blocks.7"
+
+
 def test_a_list_of_blocks_without_a_row_of_its_own_does_not_hide_them() -> None:
     """As in most encoders: `encoder` is called, `encoder.layers` is not."""
     layers = [row | {"path": f"encoder.layers.{i}"} for i, row in enumerate(alike(5, 0.1))]

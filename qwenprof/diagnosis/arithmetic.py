@@ -13,6 +13,7 @@ from decimal import Decimal
 from itertools import chain
 
 from qwenprof.diagnosis.bounds import LARGEST, number, positive
+from qwenprof.diagnosis.projection import variant_series
 from qwenprof.formatting import count, flop_rate, percent, seconds, significant, times
 from qwenprof.record.record import Cell, Record, Row
 
@@ -61,12 +62,6 @@ class Sampled:
     n: str | None = "n"
 
 
-def _variant_key(row: Row) -> str:
-    direction = row.get("direction")
-    suffix = "" if direction in (None, "forward") else f"/{direction}"
-    return f"{row.get('variant')}/{row.get('dtype')}/{row.get('patches')}{suffix}"
-
-
 SERIES = (
     Sampled(
         stage="matmul", table="gemm", key=lambda row: f"gemm/{row.get('dtype')}/{row.get('size')}"
@@ -86,7 +81,7 @@ SERIES = (
     Sampled(
         stage="per-layer", table="summary", key=lambda _: "forward, plain", median="plain_s", n=None
     ),
-    Sampled(stage="compare-patch-embed", table="variants", key=_variant_key),
+    Sampled(stage="compare-patch-embed", table="variants", key=variant_series),
     Sampled(
         stage="dispatch",
         table="experiments",

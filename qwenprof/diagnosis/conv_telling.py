@@ -13,6 +13,7 @@ from qwenprof.diagnosis.projection import (
     description,
     launches,
     per_patch,
+    saved_s,
     share_saved,
 )
 from qwenprof.formatting import (
@@ -90,7 +91,7 @@ def saved(record: Record, found: Comparison) -> tuple[str, ...]:
         return ()
     whole = f", after which it is {times(1 / (1 - share))} as fast" if 0.01 <= share < 1 else ""
     return (
-        f"Linear would save {seconds(max(found.saved_s, 0.0))} of each forward, {percent(share)} "
+        f"Linear would save {seconds(saved_s(record, found))} of each forward, {percent(share)} "
         f"of it{whole}.",
     )
 

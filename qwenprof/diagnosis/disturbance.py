@@ -9,20 +9,22 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from qwenprof.diagnosis.bounds import number, positive
-from qwenprof.formatting import count, percent, significant
+from qwenprof.formatting import count, percent, seconds, significant
 from qwenprof.harness import statistics
 from qwenprof.record.record import Record, Row, Series
 
 BUSY_CORES = 0.25
 THROTTLED = 0.05  # of the readings; a moment at a limit is not seen in a median
 UNSTEADY = 0.25  # of the median, of the spread or of the drift of the workload's own forward
+UNREPEATED = 1.25  # ratio of the forward with marks to the one without, either way
 POWER_CAP = "software power cap"
 GEMM_STAGE = "matmul"
 
+MEANWHILE = "cores_busy_elsewhere_meanwhile"
 # columns of a row of conditions -> when it was looked
 LOOKS = {
     "cores_busy_elsewhere": "before it",
-    "cores_busy_elsewhere_meanwhile": "on average while it ran",
+    MEANWHILE: "on average while it ran",
     "cores_busy_elsewhere_after": "after it",
 }
 
@@ -115,14 +117,38 @@ def _shared_gpu(rows: Iterable[Row]) -> list[str]:
 
 
 def _busy_cores(rows: Iterable[Row]) -> list[str]:
-    """Cores that others kept busy, at each look that saw more than a quarter of one."""
+    """Cores that others kept busy: more than a quarter of one, on average while a stage ran.
+
+    The looks before and after count where there is no such average: what has a core while nobody
+    else wants it, at idle priority for one, takes no time from the stage.
+    """
     looks = [
         f"{significant(cores)} {when}"
         for row in rows
-        for column, when in LOOKS.items()
+        for column, when in _telling(row).items()
         if (cores := number(row.get(column))) is not None and cores > BUSY_CORES
     ]
     return [f"cores busy with other processes: {', '.join(looks)}"] if looks else []
+
+
+def _telling(row: Row) -> dict[str, str]:
+    if number(row.get(MEANWHILE)) is None:
+        return LOOKS
+    return {MEANWHILE: LOOKS[MEANWHILE]}
+
+
+def unrepeated(record: Record) -> str:
+    """That a forward with marks in it took another time than one without; "" where it did not."""
+    summary = record.rows("per-layer", "summary")
+    marked_s, plain_s = (
+        positive(summary[0].get(key)) if summary else None for key in ("with_marks_s", "plain_s")
+    )
+    if not marked_s or not plain_s or 1 / UNREPEATED < marked_s / plain_s < UNREPEATED:
+        return ""
+    return (
+        f"Disturbed: the same forward took {seconds(marked_s)} with marks and {seconds(plain_s)} "
+        "without, which the marks cannot explain."
+    )
 
 
 def _unsteady(record: Record, stage: str) -> list[str]:

@@ -11,10 +11,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from qwenprof.diagnosis.bounds import number, positive
+from qwenprof.diagnosis.disturbance import disturbances
 from qwenprof.diagnosis.forward import forward_s
-from qwenprof.harness.statistics import Fit, fit_line
+from qwenprof.harness.statistics import NOISY_IQR, Fit, fit_line, summarize
 from qwenprof.record.record import Record, Row
 
+STAGE = "compare-patch-embed"
 CONV, LINEAR, BIAS_APART = "Conv3d", "Linear", "bias apart"
 CHANNELS_LAST, CUDNN_DIRECT, SLOW_DIRECT = (
     "channels_last_3d",
@@ -112,7 +114,7 @@ def measured(record: Record, direction: str = "forward") -> list[Row]:
     """The timed rows of the comparison in the workload's dtype."""
     return [
         row
-        for row in record.rows("compare-patch-embed", "variants")
+        for row in record.rows(STAGE, "variants")
         if row.get("dtype") == record.workload.get("dtype")
         and row.get("direction") == direction
         and positive(row.get("median_s"))
@@ -186,12 +188,45 @@ def description(record: Record, module: str) -> Row:
     return next((row for row in rows if row.get("module") == module), {})
 
 
+def saved_s(record: Record, found: Comparison) -> float:
+    """Seconds that the linear layer would save of each call; at least nought.
+
+    In a disturbed or noisy run no more than the fastest samples of both tell, which a disturbance
+    spoils last.
+    """
+    pair = (found.conv, found.linear)
+    if disturbances(record, STAGE) or any(_is_noisy(record, row) for row in pair):
+        conv_s, linear_s = (_fastest_s(record, row) for row in pair)
+        return max(0.0, min(found.saved_s, conv_s - linear_s))
+    return max(0.0, found.saved_s)
+
+
 def share_saved(record: Record, found: Comparison) -> float | None:
     """Share of the workload's forward that the linear layer would save; at least nought."""
     whole_s = forward_s(record)
-    if not whole_s:
-        return None
-    return max(0.0, min(found.saved_s / whole_s, 1.0))
+    return min(saved_s(record, found) / whole_s, 1.0) if whole_s else None
+
+
+def variant_series(row: Row) -> str:
+    """The name of the series that holds the raw samples of a row of the comparison."""
+    direction = row.get("direction")
+    suffix = "" if direction in (None, "forward") else f"/{direction}"
+    return f"{row.get('variant')}/{row.get('dtype')}/{row.get('patches')}{suffix}"
+
+
+def _samples_s(record: Record, row: Row) -> list[float]:
+    """The raw samples of a row, or its median where the record has none."""
+    held = record.stages[STAGE].series.get(variant_series(row))
+    return list(held.values) if held and held.values else [positive(row.get("median_s")) or 0.0]
+
+
+def _fastest_s(record: Record, row: Row) -> float:
+    return min(_samples_s(record, row))
+
+
+def _is_noisy(record: Record, row: Row) -> bool:
+    summary = summarize(_samples_s(record, row))
+    return summary.iqr > NOISY_IQR * summary.median
 
 
 def _fact(record: Record, found: Comparison, key: str) -> object:
@@ -202,6 +237,6 @@ def _fact(record: Record, found: Comparison, key: str) -> object:
 def _features(record: Record, found: Comparison) -> int | None:
     features = positive(description(record, found.module).get("features"))
     if features is None:
-        rows = record.rows("compare-patch-embed", "launches")
+        rows = record.rows(STAGE, "launches")
         features = positive(rows[0].get("features")) if rows else None
     return None if features is None else int(features)

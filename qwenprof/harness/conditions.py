@@ -232,8 +232,9 @@ class Conditions:
             flags.append(f"throttled: {', '.join(self._reasons())} in {share:.0%} of the readings")
         if self._neighbours:
             flags.append(f"shared_gpu: {self._neighbours} other processes on the GPU")
-        looks = (self._busy_before, self._busy_meanwhile, self._busy_after)
-        most = max((cores for cores in looks if cores is not None), default=0.0)
+        most = self._busy_meanwhile
+        if most is None:
+            most = max(self._busy_before or 0.0, self._busy_after or 0.0)
         if most > BUSY_CORES:
             flags.append(f"busy_host: {most:.1f} cores busy with something else")
         return flags

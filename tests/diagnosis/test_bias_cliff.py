@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from qwenprof.diagnosis.finding import Finding
-from tests.diagnosis.convolutions import GATED, MODULE, compared, pair, row
+from tests.diagnosis.convolutions import GATED, MODULE, compared, disturbed, pair, row
 from tests.diagnosis.handmade import judged, record
 
 BIAS = "bias-cliff"
@@ -77,3 +77,16 @@ def test_a_bias_that_was_not_taken_apart_is_not_assessed() -> None:
     assert judged(BIAS, record()).verdict == "not assessed"
     assert apart(400.0, patches=64).verdict == "not assessed"
     assert "different numbers of patches" in said(apart(400.0, patches=64))
+
+
+@pytest.mark.parametrize(
+    ("backend", "verdict"), [("Mkldnn", "not assessed"), ("SlowDilated3d", "problem")]
+)
+def test_a_librarys_bias_that_looks_expensive_in_a_disturbed_run(
+    backend: str, verdict: str
+) -> None:
+    bare = row("bias apart", 0.005, 5.0, backend=backend)
+    quiet = compared([*pair(backend, 0.025, 0.004), bare])
+
+    assert judged(BIAS, quiet).verdict == "problem"
+    assert judged(BIAS, disturbed(quiet)).verdict == verdict

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import msgspec
 import pytest
 
 from qwenprof.diagnosis.finding import Finding
 from qwenprof.diagnosis.projection import UNMISTAKABLE
-from qwenprof.record.record import Record, Row, StageResult
+from qwenprof.record.record import Record, Row, Series, StageResult
 from tests.diagnosis.convolutions import (
     FEATURES,
     GATED,
@@ -297,6 +298,28 @@ def test_how_bad_a_lost_comparison_is_depends_on_its_share(
     forward_s: float | None, severity: str
 ) -> None:
     assert against(4.18, forward_s=forward_s).severity == severity
+
+
+def test_noisy_samples_accuse_by_their_fastest_alone() -> None:
+    """Medians that others' work has moved are no cost of the convolution."""
+    variants = [row("Conv3d", 0.020, 1.0, backend="Mkldnn"), row("Linear", 0.002, 10.0)]
+    samples = {"Conv3d": [0.004, 0.02, 0.02, 0.03, 0.04], "Linear": [0.001, 0.002, 0.002, 0.004]}
+    quiet = compared(variants, forward_s=0.2)
+    noisy = with_samples(quiet, samples)
+
+    assert judged(AGAINST_LINEAR, quiet).severity == "warning"
+    finding = judged(AGAINST_LINEAR, noisy)
+    assert (finding.severity, finding.cost_share) == ("info", pytest.approx(0.003 / 0.2))
+    assert "Linear would save 3.00 ms of each forward, 1.50 %" in said(finding)
+
+
+def with_samples(given: Record, samples: dict[str, list[float]]) -> Record:
+    series = {
+        f"{name}/bf16/{PATCHES}": Series(unit="s", values=values, stop_reason="budget")
+        for name, values in samples.items()
+    }
+    stage = given.stages["compare-patch-embed"]
+    return given.with_stage("compare-patch-embed", msgspec.structs.replace(stage, series=series))
 
 
 def test_a_patch_embedding_that_costs_next_to_nothing_is_not_to_blame() -> None:

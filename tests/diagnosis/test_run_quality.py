@@ -115,6 +115,15 @@ class TestClear:
 
 
 class TestProblem:
+    @pytest.mark.parametrize("column", ["cores_busy_elsewhere", "cores_busy_elsewhere_after"])
+    def test_what_runs_only_while_nothing_else_does_disturbs_nothing(self, column: str) -> None:
+        """As a process at idle priority: on average it had no core while the stage ran."""
+        given = record(
+            matmul=stage(QUIET_CPU, STEADY, "gemm"),
+            per_layer=stage(QUIET_CPU | {column: 1.0, "cores_busy_elsewhere_meanwhile": 0.02}),
+        )
+        assert judged(given).verdict == "clear"
+
     @pytest.mark.parametrize(
         ("column", "when"),
         [
@@ -124,8 +133,10 @@ class TestProblem:
         ],
     )
     def test_a_neighbour_at_any_look(self, column: str, when: str) -> None:
+        unknown: Row = {"cores_busy_elsewhere_meanwhile": None}
         given = record(
-            matmul=stage(QUIET_CPU, STEADY, "gemm"), per_layer=stage(QUIET_CPU | {column: 0.75})
+            matmul=stage(QUIET_CPU, STEADY, "gemm"),
+            per_layer=stage(QUIET_CPU | unknown | {column: 0.75}),
         )
         finding = judged(given)
 
@@ -227,11 +238,13 @@ def test_flags_of_the_samples_are_counted_by_stage() -> None:
 
 
 def test_other_rules_can_ask_about_one_stage() -> None:
-    busy: dict[str, Any] = {**QUIET_CPU, "cores_busy_elsewhere": 1.0}
+    busy: dict[str, Any] = {**QUIET_CPU, "cores_busy_elsewhere_meanwhile": 1.0}
     given = record(matmul=stage(QUIET_CPU, STEADY, "gemm"), per_layer=stage(busy))
 
     assert disturbances(given, "matmul") == []
-    assert disturbances(given, "per-layer") == ["cores busy with other processes: 1.00 before it"]
+    assert disturbances(given, "per-layer") == [
+        "cores busy with other processes: 1.00 on average while it ran"
+    ]
     assert disturbances(given, "no-such-stage") == []
 
 

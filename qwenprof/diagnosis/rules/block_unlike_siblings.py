@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 from qwenprof.diagnosis.bounds import number, positive
-from qwenprof.diagnosis.disturbance import disturbances
+from qwenprof.diagnosis.disturbance import disturbances, unrepeated
 from qwenprof.diagnosis.finding import Finding, Rule, not_assessed
 from qwenprof.formatting import count, listed, percent, plural, seconds, times
 from qwenprof.record.record import Record, Row
@@ -76,10 +76,10 @@ def judge(record: Record) -> Finding:
     ]
     if not odd:
         return _clear(blocks, passes)
-    disturbed = disturbances(record, "per-layer")
-    if disturbed and passes < ENOUGH_PASSES:
+    disturbed = [*disturbances(record, "per-layer"), *filter(None, [unrepeated(record)])]
+    if disturbed and passes < ENOUGH_PASSES and not any(each.runs_more for each in odd):
         said = _said(max(odd, key=lambda each: each.factor), passes)
-        why = f"Inconclusive: {said} But the run was disturbed ({disturbed[0]})."
+        why = f"Inconclusive: {said} But the run was disturbed ({disturbed[0].rstrip('.')})."
         return not_assessed(NAME, QUESTION, why)
     return _problem(sorted(odd, key=lambda each: -each.excess_s), blocks, total_s, passes)
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 from qwenprof.diagnosis.bounds import positive
 from qwenprof.diagnosis.components import Anatomy, Component, anatomy
-from qwenprof.diagnosis.disturbance import disturbances
+from qwenprof.diagnosis.disturbance import disturbances, unrepeated
 from qwenprof.diagnosis.finding import Finding, Rule, not_assessed
 from qwenprof.diagnosis.forward import forward_s
 from qwenprof.diagnosis.projection import Comparison, comparison
@@ -23,7 +23,6 @@ from qwenprof.record.record import Record, Row
 
 NAME, QUESTION = "culprit", "Which part takes longer than its work should?"
 OUTLIER, OUTLIER_OF_BLOCKS = 4.0, 25.0  # times what is usual
-DISTURBED = 1.25  # ratio of the forward with marks to the one without, either way
 NOTABLE_SHARE, DOMINANT_SHARE = 0.05, 0.50
 SURE_ALL_THE_SAME = 2.0  # times the threshold, in a disturbed run
 MOSTLY_LAUNCHES = 0.5  # of a part's time
@@ -188,7 +187,7 @@ def _rest_s(suspect: Suspect, whole: Anatomy) -> float:
 
 
 def _nobody(record: Record, suspected: Sequence[Suspect], whole: Anatomy) -> Finding:
-    why = _disturbance(record) or _beaten_bounds(suspected, whole, SOME_BEATEN)
+    why = unrepeated(record) or _beaten_bounds(suspected, whole, SOME_BEATEN)
     if why:
         return not_assessed(NAME, QUESTION, why)
     evidence = _evidence(suspected[0], suspected, whole)
@@ -240,19 +239,6 @@ def _deepest(suspect: Suspect, rows: Sequence[Row]) -> str:
         if inner is None:
             return path
         path = str(inner.get("path"))
-
-
-def _disturbance(record: Record) -> str:
-    """Why the times of the parts are worth little, where the probe's own check says so."""
-    summary = record.rows("per-layer", "summary")
-    marked_s = positive(summary[0].get("with_marks_s")) if summary else None
-    plain_s = positive(summary[0].get("plain_s")) if summary else None
-    if not marked_s or not plain_s or 1 / DISTURBED < marked_s / plain_s < DISTURBED:
-        return ""
-    return (
-        f"Disturbed: the same forward took {seconds(marked_s)} with marks and {seconds(plain_s)} "
-        "without, which the marks cannot explain."
-    )
 
 
 RULE = Rule(

@@ -4,19 +4,20 @@ For every convolution of the model whose windows do not overlap: the backend tha
 the input that it really gets, what it would pick in another dtype, memory format or without the
 library, the dispatcher's conditions one by one, and the launches that one call makes. The patch
 projection was timed against all that equals it by compare-patch-embed; any other such convolution
-is timed here against the fix, and without its library.
+is timed here against the fix, and without its library. The fix as a diff against the transformers
+that was measured is kept beside all that.
 """
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
 from qwenprof.errors import NotApplicable
 from qwenprof.record.record import Row
 from qwenprof.stages._launches import launch_rows
-from qwenprof.stages._timed_row import empty_row, timing_columns
+from qwenprof.stages._others import time_the_others
+from qwenprof.stages._upstream import upstream_rows
 from qwenprof.stages.stage import Bench, Stage
 
 if TYPE_CHECKING:
@@ -24,9 +25,6 @@ if TYPE_CHECKING:
 
     from qwenprof.fix.linearize import Convolution
     from qwenprof.workload.loading import Subject
-
-AS_DISPATCHED, AS_LINEAR, WITHOUT_LIBRARY = "as dispatched", "as linear", "library off"
-TIMING_SHARE = 0.7  # of the stage's seconds; the launches are counted in the rest
 
 
 def measure(bench: Bench) -> None:
@@ -48,7 +46,10 @@ def measure(bench: Bench) -> None:
         for condition in _conditions(bench, row):
             bench.add_row("gate", condition)
     _count_launches(bench, found)
-    _time_the_others(bench, found)
+    time_the_others(bench, found)
+    bench.say("writing the fix as a diff")
+    for row in upstream_rows(subject.model, found):
+        bench.add_row("upstream", row)
 
 
 def captured(subject: Subject) -> dict[str, tuple[Convolution, torch.Tensor]]:
@@ -178,64 +179,6 @@ def _count_launches(bench: Bench, found: dict[str, tuple[Convolution, torch.Tens
         if isinstance(conv, nn.Conv3d) and tuple(x.shape[2:]) == tuple(conv.kernel_size):
             for row in launch_rows(Projection.of(conv, x.detach(), x.dtype)):
                 bench.add_row("launches", {"module": path, **row})
-
-
-def _time_the_others(bench: Bench, found: dict[str, tuple[Convolution, torch.Tensor]]) -> None:
-    """Those that compare-patch-embed did not time."""
-    timed = {row.get("module") for row in bench.record.rows("compare-patch-embed", "variants")}
-    others = {path: each for path, each in found.items() if path not in timed}
-    plan = bench.plan(dict.fromkeys(others, 1.0), share=TIMING_SHARE)
-    for path, (conv, x) in others.items():
-        for row in _timed(bench, path, conv, x, plan):
-            bench.add_row("experiments", row)
-
-
-def _timed(bench: Bench, path: str, conv: Convolution, x: torch.Tensor, plan: Any) -> Iterator[Row]:
-    import torch
-
-    from qwenprof.fix.linearize import convolve_as_linear
-    from qwenprof.harness import statistics
-    from qwenprof.harness.dispatch import library_off
-    from qwenprof.harness.plan import Refusal
-    from qwenprof.harness.sampler import Case
-
-    own = copy.deepcopy(conv)
-    with torch.inference_mode():
-        x = x.clone()
-
-    def convolve() -> None:
-        with torch.inference_mode():
-            own(x)
-
-    def multiply() -> None:
-        with torch.inference_mode():
-            convolve_as_linear(x, own.weight, own.bias)
-
-    allowance = plan.start(path)
-    if isinstance(allowance, Refusal):
-        yield {
-            "module": path,
-            "experiment": AS_DISPATCHED,
-            **empty_row("skipped", allowance.reason),
-        }
-        return
-    off = library_off(bench.device.partition(":")[0])
-    cases = {
-        AS_DISPATCHED: Case(call=convolve),
-        AS_LINEAR: Case(call=multiply),
-        WITHOUT_LIBRARY: Case(call=convolve, around=off),
-    }
-    timings = bench.sampler.compare(cases, allowance)
-    plan.learn(path, sum(timing.one_call_s for timing in timings.values()))
-    for name, timing in timings.items():
-        bench.add_series(timing.series(f"{path}/{name}"))
-        ratio = statistics.ratio_of_medians(
-            timings[AS_DISPATCHED].device.values, timing.device.values
-        )
-        low, high = ratio.ci or (None, None)
-        speedup: Row = {"speedup": ratio.value, "speedup_low": low, "speedup_high": high}
-        outcome: Row = {"status": "ok", "reason": None}
-        yield {"module": path, "experiment": name, **timing_columns(timing), **speedup, **outcome}
 
 
 STAGE = Stage(

@@ -15,12 +15,14 @@ from qwenprof.diagnosis.bounds import number
 from qwenprof.diagnosis.finding import Finding, diagnose
 from qwenprof.diagnosis.responsibility import responsibility
 from qwenprof.fix.patch import fixed
+from qwenprof.fix.upstream import STYLES, checked_style, upstream_diff
 from qwenprof.harness.dispatch import (
     conv3d_without_library,
     convolution_backend,
     is_conv3d_without_library,
 )
 from qwenprof.record.record import Record, Row
+from qwenprof.stages._upstream import upstream_rows
 from qwenprof.stages.dispatch import captured, description
 from qwenprof.stages.stage import Stage, stages
 from qwenprof.workload.loading import foreign_subject
@@ -135,6 +137,18 @@ def test_every_layer_has_its_part_and_nobody_passed_the_library_over(record: Rec
     assert finding(record, "conv-slow-backend").verdict == "clear"
 
 
+def test_the_fix_is_kept_as_a_diff_in_every_style(record: Record) -> None:
+    rows = record.rows(STAGE, "upstream")
+
+    assert [(row["family"], row["style"]) for row in rows] == [
+        ("qwen3_vl", style) for style in STYLES
+    ]
+    for row in rows:
+        assert row["diff"] == upstream_diff("qwen3_vl", checked_style(str(row["style"]))).text
+        assert "models/qwen3_vl/modeling_qwen3_vl.py" in str(row["files"])
+        assert row["reason"] is None
+
+
 # somebody's own module
 
 
@@ -216,6 +230,36 @@ def test_a_convolution_for_which_no_seconds_are_left_has_a_row_that_says_so() ->
     (row,) = [row for row in given.rows(STAGE, "experiments") if row["module"] == "merge"]
     assert (row["experiment"], row["status"], row["median_s"]) == ("as dispatched", "skipped", None)
     assert "raise --budget" in str(row["reason"])
+
+
+def test_a_model_that_is_not_of_transformers_has_no_diff(own: Record) -> None:
+    assert own.rows(STAGE, "upstream") == []
+
+
+def holder(module: str, conv: nn.Module) -> nn.Module:
+    """A module with `proj`, whose class says that it is from that file."""
+    made: Any = type("Holder", (nn.Module,), {"__module__": module})()
+    made.proj = conv
+    root = nn.Module()
+    root.patch_embed = made
+    return root
+
+
+def test_a_file_of_transformers_without_the_pattern_says_why() -> None:
+    conv = nn.Conv3d(3, 8, 2, stride=2)
+    model = holder("transformers.models.bert.modeling_bert", conv)
+
+    rows = list(upstream_rows(model, {"patch_embed.proj": (conv, torch.rand(1, 3, 2, 2, 2))}))
+
+    assert [(row["style"], row["diff"]) for row in rows] == [(style, None) for style in STYLES]
+    assert all("has no non-overlapping Conv3d" in str(row["reason"]) for row in rows)
+
+
+def test_only_a_conv3d_has_a_diff() -> None:
+    conv = nn.Conv2d(3, 8, 2, stride=2)
+    model = holder("transformers.models.vit.modeling_vit", conv)
+
+    assert list(upstream_rows(model, {"patch_embed.proj": (conv, torch.rand(1, 3, 2, 2))})) == []
 
 
 def test_a_model_without_such_a_convolution_is_skipped() -> None:

@@ -211,4 +211,4 @@ def _origin(record: Record) -> str:
     )
 
 
-SECTION = Section(name="method", order=90, title="Method and limits", compose=compose)
+SECTION = Section(name="method", order=94, title="Method and limits", compose=compose)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from qwenprof._version import __version__
 
 if TYPE_CHECKING:
+    from qwenprof.diagnosis.comparing import Comparison, compare
     from qwenprof.diagnosis.finding import Finding, diagnose
     from qwenprof.errors import QwenprofError
     from qwenprof.fix.linearize import linearize
@@ -23,12 +24,14 @@ if TYPE_CHECKING:
     from qwenprof.workload.workload import Workload
 
 __all__ = [
+    "Comparison",
     "Finding",
     "QwenprofError",
     "Record",
     "Workload",
     "__version__",
     "apply_fix",
+    "compare",
     "diagnose",
     "fixed",
     "linearize",
@@ -41,11 +44,13 @@ __all__ = [
 ]
 
 _HOMES = {
+    "Comparison": ("qwenprof.diagnosis.comparing", "Comparison"),
     "Finding": ("qwenprof.diagnosis.finding", "Finding"),
     "QwenprofError": ("qwenprof.errors", "QwenprofError"),
     "Record": ("qwenprof.record.record", "Record"),
     "Workload": ("qwenprof.workload.workload", "Workload"),
     "apply_fix": ("qwenprof.fix.patch", "apply_fix"),
+    "compare": ("qwenprof.diagnosis.comparing", "compare"),
     "diagnose": ("qwenprof.diagnosis.finding", "diagnose"),
     "fixed": ("qwenprof.fix.patch", "fixed"),
     "linearize": ("qwenprof.fix.linearize", "linearize"),

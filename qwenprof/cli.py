@@ -7,8 +7,6 @@ Exit codes: 0 done, 1 a gate asked for by a flag failed, 2 usage, 3 a stage fail
 
 from __future__ import annotations
 
-import os
-import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -18,9 +16,7 @@ import typer
 
 from qwenprof._version import __version__
 from qwenprof.errors import QwenprofError, RecordError, UsageError
-from qwenprof.formatting import visible
 from qwenprof.options import (
-    REPORTS,
     AttentionOption,
     BatchOption,
     BudgetOption,
@@ -32,7 +28,6 @@ from qwenprof.options import (
     OutOption,
     ProvokeOption,
     QuietOption,
-    RecordArgument,
     Request,
     ScopeOption,
     SeedOption,
@@ -42,10 +37,10 @@ from qwenprof.options import (
     VerboseOption,
     check_out,
     output_folder,
-    why,
 )
+from qwenprof.record_commands import compare_command, findings_command, report_command
 from qwenprof.stages.stage import stages
-from qwenprof.terminal import Screen, print_diagnosis, warn_of_issues
+from qwenprof.terminal import Screen, complain, warn_of_issues
 
 if TYPE_CHECKING:
     from qwenprof.record.record import Record
@@ -76,18 +71,13 @@ def run_command_line(arguments: list[str]) -> int:
         code = command.main(args=arguments, prog_name="qwenprof", standalone_mode=False)
         return code if isinstance(code, int) else DONE
     except (UsageError, RecordError) as error:
-        return _complain(str(error), USAGE)
+        return complain(str(error), USAGE)
     except QwenprofError as error:
-        return _complain(str(error), FAILED)
+        return complain(str(error), FAILED)
     except ClickException as error:
         return _complain_of_usage(error, arguments)
     except (KeyboardInterrupt, typer.Abort):
-        return _complain("interrupted before anything was measured", INTERRUPTED)
-
-
-def _complain(message: str, code: int) -> int:
-    print("qwenprof: " + visible(" ".join(message.split())), file=sys.stderr)
-    return code
+        return complain("interrupted before anything was measured", INTERRUPTED)
 
 
 def _complain_of_usage(error: Any, arguments: list[str]) -> int:
@@ -97,7 +87,7 @@ def _complain_of_usage(error: Any, arguments: list[str]) -> int:
     names = {command.name for command in app.registered_commands}
     known = arguments[0] if arguments and not arguments[0].startswith("-") else ""
     hint = f"see qwenprof {known} --help" if known in names else "see qwenprof --help"
-    return _complain(f"{error.format_message().rstrip('.')}; {hint}", USAGE)
+    return complain(f"{error.format_message().rstrip('.')}; {hint}", USAGE)
 
 
 def _version(asked: bool) -> None:
@@ -275,57 +265,14 @@ def upstream_diff_command(
 
     diff = upstream_diff(family, checked_style(style))
     for file, reason in diff.skipped:
-        _complain(f"left as it is: {file}: {reason}", DONE)
+        complain(f"left as it is: {file}: {reason}", DONE)
     print(diff.text, end="")
     return DONE
 
 
-@app.command("report")
-def report_command(
-    record: RecordArgument,
-    out: OutOption = None,
-    formats: Annotated[str, typer.Option("--format", help="Comma-separated formats: md.")] = "md",
-    quiet: QuietOption = False,
-) -> int:
-    """Tell a record again: report.md and its plots, redrawn without torch.
-
-    They are written beside the record, in place of older ones, unless --out names a folder. The
-    published record has no folder of its own: its report goes to qwenprof-reports/writeup.
-
-    Example: qwenprof report qwenprof-reports/20261124-120000-cpu-qwen3-vl-4b
-    """
-    from qwenprof.record.published import WRITEUP, is_writeup, load_or_writeup
-    from qwenprof.report.writing import write_report
-
-    loaded = load_or_writeup(record)
-    beside = record if os.path.isdir(record) else record.parent
-    folder = out or (REPORTS / WRITEUP if is_writeup(record) else beside)
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        paths = write_report(loaded, folder, tuple(formats.split(",")))
-    except (OSError, ValueError) as error:
-        raise UsageError(f"--out {folder}: {why(error)}; give a folder you can write") from error
-    for path in paths:
-        if not quiet or path.suffix == ".md":
-            print(path)
-    return DONE
-
-
-@app.command("findings")
-def findings_command(record: RecordArgument, json: JsonOption = False) -> int:
-    """The diagnosis of a record alone: the verdict, then what every rule found.
-
-    Example: qwenprof findings record.json --json
-    """
-    from qwenprof.diagnosis.verdict import diagnosis
-    from qwenprof.record.published import load_or_writeup
-
-    loaded = load_or_writeup(record)
-    if json:
-        print(msgspec.json.format(msgspec.json.encode(diagnosis(loaded))).decode())
-    else:
-        print_diagnosis(loaded)
-    return DONE
+app.command("report")(report_command)
+app.command("findings")(findings_command)
+app.command("compare")(compare_command)
 
 
 @app.command("env")

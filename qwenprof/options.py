@@ -111,12 +111,69 @@ VerboseOption = Annotated[
 QuietOption = Annotated[
     bool, typer.Option("-q", "--quiet", help="Print the path of the report, alone.")
 ]
-RecordArgument = Annotated[
-    Path,
-    typer.Argument(
-        help="A record.json, the folder that holds one, or writeup: the published figures.",
-        metavar="RECORD",
+FormatOption = Annotated[
+    str,
+    typer.Option(
+        "--format",
+        help="Comma-separated: md, html (one file), ticket (what to file as an issue).",
+        autocompletion=_choices(lambda: ("md", "html", "ticket")),
     ),
+]
+TargetOption = Annotated[
+    str,
+    typer.Option(
+        "--for",
+        help="The project whose form the ticket has: transformers, pytorch or vllm.",
+        autocompletion=_choices(lambda: ("transformers", "pytorch", "vllm")),
+    ),
+]
+AgainstOption = Annotated[
+    str | None,
+    _option(
+        "A record whose figures stand beside, writeup for the published ones, none for no other. "
+        "[dim](default: writeup, for a Qwen model)[/]"
+    ),
+]
+SamplesOption = Annotated[
+    int,
+    typer.Option("--samples", help="Samples of the dataset that times are projected to.", min=1),
+]
+RedactOption = Annotated[
+    bool,
+    typer.Option(
+        "--redact/--no-redact",
+        help="Take out paths, users, hosts, addresses, serial numbers and secrets.",
+    ),
+]
+
+
+def _run_argument(name: str) -> Any:
+    text = "A record.json, the folder that holds one, or writeup: the published figures."
+    return typer.Argument(help=text, metavar=name)
+
+
+RecordArgument = Annotated[Path, _run_argument("RECORD")]
+BaseArgument = Annotated[Path, _run_argument("BASE")]
+NewArgument = Annotated[Path, _run_argument("NEW")]
+FailOnOption = Annotated[
+    str | None,
+    _option(
+        "Exit with 1 if anything became slower, or different at all.",
+        complete=("slower", "different"),
+    ),
+]
+MinChangeOption = Annotated[
+    str, typer.Option("--min-change", help="Least change that counts: 3% or 0.03.")
+]
+RunToRunOption = Annotated[
+    str | None,
+    _option(
+        "How far runs of the same thing lie apart on this machine. "
+        "[dim](default: 50% on a host's cores, 0 on an accelerator)[/]"
+    ),
+]
+AcrossOption = Annotated[
+    str, _option("Comma-separated differences that are the point: torch, cudnn, provoke, ...")
 ]
 
 

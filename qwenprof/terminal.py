@@ -10,12 +10,13 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from qwenprof.formatting import clean
+from qwenprof.formatting import clean, visible
 
 if TYPE_CHECKING:
     from rich.console import Console
     from rich.status import Status
 
+    from qwenprof.diagnosis.comparing import Comparison
     from qwenprof.diagnosis.finding import Finding
     from qwenprof.diagnosis.known_issues import KnownIssue
     from qwenprof.diagnosis.verdict import Verdict
@@ -25,6 +26,18 @@ if TYPE_CHECKING:
 
 MINOR = "[yellow]![/]"
 MARKS = {"problem": "[red]✗[/]", "clear": "[green]✓[/]", "not assessed": "[dim]?[/]"}
+
+JUDGED = {
+    "SLOWER": "[red]SLOWER[/]",
+    "FASTER": "[green]FASTER[/]",
+    "DIFFERENT": "[yellow]DIFFERENT[/]",
+}
+
+
+def complain(message: str, code: int) -> int:
+    """Print one line on stderr; what it is worth as an exit code."""
+    print("qwenprof: " + visible(" ".join(message.split())), file=sys.stderr)
+    return code
 
 
 class Screen:
@@ -177,3 +190,29 @@ def print_findings(console: Console, findings: Sequence[Finding], told_before: s
                 clean(text), console.width, initial_indent="  ", subsequent_indent="  "
             )
             console.print(escape(lines), style="dim", soft_wrap=True)
+
+
+def print_comparison(comparison: Comparison) -> None:
+    """What changed the most on top, then the summary, what was lost, what to know."""
+    from rich.console import Console
+    from rich.markup import escape
+    from rich.table import Table
+
+    from qwenprof.report.comparison import table_rows
+
+    console = Console(highlight=False, width=None if sys.stdout.isatty() else 80)
+    table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False)
+    table.add_column("case", no_wrap=True)
+    for name in ("BASE", "NEW", "ratio"):
+        table.add_column(name, justify="right", no_wrap=True)
+    table.add_column("judgement", no_wrap=True)
+    for row in table_rows(comparison):
+        judgement = JUDGED.get(row.judgement, row.judgement)
+        table.add_row(escape(row.name), escape(row.base), escape(row.new), row.ratio, judgement)
+    console.print(table)
+    told = [(comparison.summary, "bold")]
+    told += [(f"lost: {each}", "yellow") for each in comparison.lost]
+    told += [(each, "dim") for each in comparison.notes]
+    for text, style in told:
+        lines = textwrap.fill(clean(text), console.width)
+        console.print(escape(lines), style=style, soft_wrap=True)

@@ -15,6 +15,7 @@ from pathlib import Path
 from qwenprof.record.record import Record, load
 
 WRITEUP = "writeup"
+SAMPLES = 29_169  # of the dataset that its times are projected to
 
 
 @cache

@@ -30,10 +30,8 @@ from qwenprof.report.plots import (
     kind_handle,
     label,
     note_beside,
-    ticks_up_to,
-    value_ticks,
-    with_room,
 )
+from qwenprof.report.scales import ticks_up_to, value_ticks, with_room
 
 SCATTER_IN = 4.3
 TOTAL: Any = {"facecolor": "#4a4a4a", "edgecolor": INK, "linewidth": 0.6}

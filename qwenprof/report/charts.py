@@ -22,6 +22,8 @@ class Bar:
     emphasis: for the one bar that the reader must see.
     kind: index into the chart's kinds, for colour and hatch.
     marks: values to compare with, by name: a bound, a peak.
+    beside: the same of another record, None where it has none.
+    beside_note: printed at its end, where that is not the value itself.
     """
 
     label: str
@@ -31,6 +33,8 @@ class Bar:
     emphasis: bool = False
     kind: int = 0
     marks: Mapping[str, float] = field(default_factory=dict)
+    beside: float | None = None
+    beside_note: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,6 +43,7 @@ class BarChart:
 
     axis: what the bars' length is. write: a value with its unit.
     kinds: what colour and hatch mean; one kind needs no legend.
+    beside: whose figures the bars have beside them.
     footer: device, versions and workload.
     """
 
@@ -48,6 +53,7 @@ class BarChart:
     write: Callable[[float], str]
     kinds: tuple[str, ...] = ("",)
     emphasis: str = ""
+    beside: str = ""
     footer: str = ""
 
 
@@ -67,6 +73,7 @@ class Line:
 
     joined: whether a line runs through the points.
     fit_only: it is a fitted line, without points of its own.
+    beside: it is of another record.
     """
 
     label: str
@@ -75,6 +82,7 @@ class Line:
     dashed: bool = False
     joined: bool = True
     fit_only: bool = False
+    beside: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,7 +97,7 @@ class Gap:
 
 @dataclass(frozen=True, kw_only=True)
 class Panel:
-    """One pair of axes. `gap` is marked beside the last points."""
+    """One pair of axes, both logarithmic or x alone. `gap` is marked beside the last points."""
 
     title: str
     x_axis: str
@@ -97,6 +105,7 @@ class Panel:
     lines: tuple[Line, ...]
     write: Callable[[float], str]
     log: bool = False
+    log_x: bool = False
     gap: Gap | None = None
 
 
@@ -193,11 +202,11 @@ def drawing(chart: Chart) -> Callable[[Canvas], None]:
 
 
 def _draw(chart: Chart, canvas: Canvas) -> None:
-    from qwenprof.report import bound_plots, plots
+    from qwenprof.report import bar_plots, bound_plots, plots
 
     match chart:
         case BarChart():
-            plots.draw_bars(canvas, chart)
+            bar_plots.draw_bars(canvas, chart)
         case LineChart():
             plots.draw_lines(canvas, chart)
         case Scatter():

@@ -17,27 +17,32 @@ from typing import Any
 import matplotlib as mpl
 from matplotlib import font_manager, ft2font, ticker
 from matplotlib.axes import Axes
-from matplotlib.axis import Axis
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
 from qwenprof.formatting import clean, without_homes
-from qwenprof.report.charts import Bar, BarChart, Chart, Gap, Line, LineChart, Panel
+from qwenprof.report.charts import Bar, Chart, Gap, Line, LineChart, Panel
+from qwenprof.report.scales import value_ticks
 
 DPI = 160
 WIDTH_IN = 8.4
 TITLE_IN, LEGEND_ROW_IN, FOOTER_IN = 0.34, 0.22, 0.26
 BAR_IN, PANEL_IN = 0.29, 3.1
+CHARACTER_IN = 0.062  # of a legend, on average
 INK, QUIET, EMPHASIS = "#1a1a1a", "#6b6b6b", "#D55E00"
 COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9")
 BAR_COLOURS = ("#8FB8D6", "#E9B949", "#3E9C80", "#CC9CB8", "#BBBBBB")
 HATCHES = ("", "////", "....", "xxxx", "\\\\\\\\")
 MARKERS = ("o", "s", "^", "D", "v")
-MARK_SIGNS = ("|", "D", "*")
-LEAST_END = 1e-30  # what is smaller is no measurement
-LOG_FROM = 40.0  # bars that differ by more cannot be seen side by side on a linear axis
+BESIDE: Any = {  # what another record has: always hollow, and never of a colour of this one's
+    "color": INK,
+    "marker": "o",
+    "markersize": 7.5,
+    "markerfacecolor": "white",
+    "markeredgewidth": 1.5,
+}
 LONGEST_LABEL, LONGEST_NOTE, LONGEST_NAME = 38, 46, 80
 FONT = "DejaVu Sans"
 CLEAR: Any = {"facecolor": "white", "edgecolor": "none", "pad": 0.6}  # no grid through a note
@@ -77,26 +82,6 @@ def png(draw: Callable[[Figure], None]) -> bytes:
     return buffer.getvalue()
 
 
-def draw_bars(figure: Figure, chart: BarChart) -> None:
-    """Horizontal bars with their notes at the end; logarithmic where they differ greatly."""
-    legend = _bar_legend(chart)
-    frame(figure, chart, legend, 0.55 + BAR_IN * max(len(chart.bars), 2))
-    axes = figure.add_subplot()
-    log = _is_log([bar.value for bar in chart.bars])
-    low, high = _bar_range(chart.bars, log=log)
-    for row, bar in enumerate(chart.bars):
-        _draw_bar(axes, bar, row, low)
-    if log:
-        axes.set_xscale("log")
-    axes.set_xlim(low, with_room(low, high, _longest_note(chart.bars), log=log))
-    axes.set_ylim(len(chart.bars) - 0.4, -0.6)
-    axes.set_yticks(range(len(chart.bars)), [label(bar.label) for bar in chart.bars])
-    axes.tick_params(axis="y", length=0)
-    ticks_up_to(axes, low, high, chart.write, log=log)
-    axes.set_xlabel(f"{chart.axis}, logarithmic" if log else chart.axis, loc="left")
-    axes.grid(visible=True, axis="x")
-
-
 def draw_lines(figure: Figure, chart: LineChart) -> None:
     """Panels side by side; error bars where there is an interval."""
     frame(figure, chart, _line_legend(chart), PANEL_IN)
@@ -116,7 +101,7 @@ def label(text: str, longest: int = LONGEST_LABEL) -> str:
 
 def frame(figure: Figure, chart: Chart, legend: Sequence[Line2D | Patch], body_in: float) -> None:
     """Title on top, legend under it, at the foot what a reader needs to believe it."""
-    columns = max(1, len(legend) if len(legend) < 5 else math.ceil(len(legend) / 2))
+    columns = _columns([str(handle.get_label()) for handle in legend])
     legend_in = LEGEND_ROW_IN * math.ceil(len(legend) / columns)
     height = TITLE_IN + legend_in + body_in + FOOTER_IN
     figure.set_size_inches(WIDTH_IN, height)
@@ -139,20 +124,21 @@ def frame(figure: Figure, chart: Chart, legend: Sequence[Line2D | Patch], body_i
         )
 
 
-def _draw_bar(axes: Axes, bar: Bar, row: int, low: float) -> None:
-    drawn = bar.value is not None and bar.value > low
-    if bar.value is not None and drawn:
-        axes.barh(row, bar.value - low, left=low, height=0.72, **bar_look(bar))
-        if bar.interval:
-            _error_bar(axes, bar.value, bar.interval, row)
-    for sign, value in zip(MARK_SIGNS, bar.marks.values(), strict=False):
-        axes.plot([value], [row], linestyle="", zorder=4, **_mark_look(sign))
-    ends = [low, bar.value or low, *(bar.interval or ()), *bar.marks.values()]
-    note_beside(axes, bar.note, (max(ends), row), strong=bar.emphasis, quiet=not drawn)
+def _columns(names: Sequence[str]) -> int:
+    """Of a legend: one row if it fits, at most as many as the width holds."""
+    wanted = len(names) if len(names) < 5 else math.ceil(len(names) / 2)
+    column_in = 0.55 + CHARACTER_IN * max(map(len, names), default=0)
+    return max(1, min(wanted, int(WIDTH_IN / column_in)))
 
 
 def note_beside(
-    axes: Axes, note: str, end: tuple[float, float], *, strong: bool = False, quiet: bool = False
+    axes: Axes,
+    note: str,
+    end: tuple[float, float],
+    *,
+    strong: bool = False,
+    quiet: bool = False,
+    small: bool = False,
 ) -> None:
     """A note to the right of a bar that ends there."""
     axes.annotate(
@@ -161,10 +147,10 @@ def note_beside(
         xytext=(9, 0),
         textcoords="offset points",
         va="center",
-        fontsize=8.5,
+        fontsize=7.5 if small else 8.5,
         color=QUIET if quiet else INK,
         weight="bold" if strong else "normal",
-        style="italic" if quiet else "normal",
+        style="italic" if quiet or small else "normal",
         bbox=CLEAR,
     )
 
@@ -178,34 +164,10 @@ def bar_look(bar: Bar) -> dict[str, Any]:
     return {**look, "edgecolor": INK, "linewidth": 0.6}
 
 
-def _mark_look(sign: str) -> dict[str, Any]:
-    is_line = sign == "|"
-    return {
-        "marker": sign,
-        "color": INK,
-        "markerfacecolor": "white",
-        "markersize": 11 if is_line else 6.5,
-        "markeredgewidth": 1.8 if is_line else 1.0,
-    }
-
-
-def _error_bar(axes: Axes, value: float, interval: tuple[float, float], row: int) -> None:
-    below, above = max(0.0, value - interval[0]), max(0.0, interval[1] - value)
-    axes.errorbar(
-        [value],
-        [row],
-        xerr=[[below], [above]],
-        fmt="none",
-        ecolor=INK,
-        elinewidth=1.1,
-        capsize=3,
-        zorder=3,
-    )
-
-
 def _draw_panel(axes: Axes, panel: Panel) -> None:
-    if panel.log:
+    if panel.log or panel.log_x:
         axes.set_xscale("log")
+    if panel.log:
         axes.set_yscale("log")
     for line in panel.lines:
         _draw_line(axes, line)
@@ -230,7 +192,7 @@ def _draw_gap(axes: Axes, gap: Gap, least_x: float) -> None:
     """A bracket beyond the last points; on logarithmic axes only."""
     width = math.log(gap.x / least_x) if gap.x > least_x else 1.0
     beside = gap.x * math.exp(0.05 * width)
-    axes.set_xlim(right=gap.x * math.exp(0.28 * width))
+    axes.set_xlim(right=max(gap.x * math.exp(0.28 * width), axes.get_xlim()[1]))
     axes.plot([beside, beside], [gap.low, gap.high], "_-", color=INK, linewidth=1.0)
     axes.annotate(
         label(gap.note, LONGEST_NOTE),
@@ -276,6 +238,10 @@ def _line_look(line: Line) -> dict[str, Any]:
     kind = line.kind % len(COLOURS)
     if line.fit_only:
         return {"color": QUIET, "linestyle": (0, (2, 2)), "linewidth": 1.2, "marker": ""}
+    if line.beside:
+        joined = (0, (4, 3)) if line.joined else ""
+        look = {"linestyle": joined, "linewidth": 1.2, "marker": MARKERS[kind], "zorder": 4}
+        return {**BESIDE, **look}
     style = (0, (5, 2)) if line.dashed else "-"
     return {
         "color": COLOURS[kind],
@@ -286,19 +252,6 @@ def _line_look(line: Line) -> dict[str, Any]:
         "markerfacecolor": "white" if line.dashed else COLOURS[kind],
         "zorder": 3 - 0.1 * kind,
     }
-
-
-def _bar_legend(chart: BarChart) -> list[Line2D | Patch]:
-    handles: list[Line2D | Patch] = []
-    if chart.emphasis and any(bar.emphasis for bar in chart.bars):
-        handles.append(emphasis_handle(chart.emphasis))
-    if len(chart.kinds) > 1:
-        handles += [kind_handle(name, kind) for kind, name in enumerate(chart.kinds)]
-    names = dict.fromkeys(name for bar in chart.bars for name in bar.marks)
-    return handles + [
-        Line2D([], [], linestyle="", label=label(name), **_mark_look(sign))
-        for sign, name in zip(MARK_SIGNS, names, strict=False)
-    ]
 
 
 def emphasis_handle(name: str) -> Patch:
@@ -315,60 +268,10 @@ def _line_legend(chart: LineChart) -> list[Line2D | Patch]:
     lines = {line.label: line for panel in chart.panels for line in panel.lines}
     if len(lines) < 2:
         return []
-    return [Line2D([], [], label=label(name), **_line_look(line)) for name, line in lines.items()]
-
-
-def _is_log(values: Sequence[float | None]) -> bool:
-    positive = [value for value in values if value is not None and value > 0]
-    return len(positive) > 1 and max(positive) > LOG_FROM * min(positive)
-
-
-def _bar_range(bars: Sequence[Bar], *, log: bool) -> tuple[float, float]:
-    """Where the axis starts, and the largest thing on it."""
-    ends = [end for bar in bars for end in (bar.value, *(bar.interval or ()), *bar.marks.values())]
-    positive = [end for end in ends if end is not None and end > LEAST_END] or [1.0]
-    return (10 ** math.floor(math.log10(min(positive) * 0.8)) if log else 0.0), max(positive)
-
-
-def with_room(low: float, high: float, characters: int, *, log: bool) -> float:
-    """The axis' end that leaves so many characters' room beside the longest bar."""
-    share = min(0.6, 0.03 + 0.0125 * characters)
-    if log:
-        return float(low * math.exp(math.log(high / low) / (1 - share)))
-    return low + (high - low) / (1 - share)
-
-
-def _longest_note(bars: Sequence[Bar]) -> int:
-    return max((min(len(bar.note), LONGEST_NOTE) for bar in bars), default=0)
-
-
-def ticks_up_to(
-    axes: Axes, low: float, high: float, write: Callable[[float], str], *, log: bool
-) -> None:
-    """Ticks where there are bars; the room for notes is no part of the axis."""
-    locator = _locator(log=log)
-    ticks = [tick for tick in locator.tick_values(low, high) if low <= tick <= high * 1.0001]
-    axes.set_xticks(ticks, [_tick(write, tick) for tick in ticks])
-    axes.xaxis.set_minor_locator(ticker.NullLocator())
-    axes.spines["bottom"].set_bounds(low, high)
-
-
-def value_ticks(axis: Axis, write: Callable[[float], str], *, log: bool) -> None:
-    """Few ticks, each with its unit."""
-    axis.set_major_locator(_locator(log=log))
-    axis.set_minor_locator(ticker.NullLocator())
-    axis.set_major_formatter(ticker.FuncFormatter(lambda value, _: _tick(write, value)))
-
-
-def _locator(*, log: bool) -> ticker.Locator:
-    return ticker.LogLocator(numticks=7) if log else ticker.MaxNLocator(5)
-
-
-def _tick(write: Callable[[float], str], value: float) -> str:
-    """A value as a tick label: no more digits than it needs."""
-    number, _, unit = write(value).partition(" ")
-    trimmed = number.rstrip("0").rstrip(".") if "." in number else number
-    return f"{trimmed} {unit}".strip()
+    return [
+        Line2D([], [], label=label(name, LONGEST_NAME), **_line_look(line))
+        for name, line in lines.items()
+    ]
 
 
 @lru_cache(maxsize=1)

@@ -69,7 +69,9 @@ def time_cell(row: Row) -> str:
 
 def n_cell(row: Row) -> str:
     """The number of samples; a dash where nothing was measured."""
-    return count(samples(row)) if is_measured(row) else "-"
+    if not is_measured(row):
+        return "-"
+    return "not stated" if samples(row) is None else count(samples(row))
 
 
 def time_and_n(row: Row) -> str:

@@ -6,12 +6,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from qwenprof.diagnosis.finding import Finding
-from qwenprof.record.published import writeup
+from qwenprof.record.published import SAMPLES, writeup
 from qwenprof.record.record import Record, Row
 from qwenprof.report.reading import device_name, is_qwen
 from qwenprof.report.section import Inline, published
 
-SAMPLES = 29_169  # of the dataset in the published case
 PUBLISHED_TOOL = "published"
 
 

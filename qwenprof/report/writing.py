@@ -1,44 +1,83 @@
-"""A record as files: the findings, the sections, the pictures, then the page that shows them."""
+"""A record as files: the findings, the sections, the pictures, then the pages that show them."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from qwenprof.diagnosis.finding import diagnose
 from qwenprof.errors import UsageError
+from qwenprof.record.published import SAMPLES
 from qwenprof.record.record import Record, write_atomically
 from qwenprof.report import markdown
+from qwenprof.report.reading import footer
+from qwenprof.report.redact import redacted
 from qwenprof.report.section import Block, Figure, Section, sections
 from qwenprof.report.telling import Telling, telling
 
 Pieces = list[tuple[Section, list[Block]]]
+TRANSFORMERS = "transformers"
 
 
-def write_report(record: Record, out: Path | str, formats: Sequence[str] = ("md",)) -> list[Path]:
+@dataclass(frozen=True, kw_only=True)
+class Report:
+    """What every format is made of.
+
+    target: the project whose template a ticket follows.
+    """
+
+    told: Telling
+    pieces: Pieces
+    pictures: dict[str, bytes]
+    target: str
+
+
+def write_report(
+    record: Record,
+    out: Path | str,
+    formats: Sequence[str] = ("md",),
+    *,
+    against: Record | None = None,
+    samples: int = SAMPLES,
+    target: str = TRANSFORMERS,
+    redact: bool = True,
+) -> list[Path]:
     """Diagnose a record and write the report of it.
 
     Args:
         record: what was measured; any part of it may be missing.
         out: the folder for the report and its pictures; made if it is not there.
         formats: names of FORMATS.
+        against: the record whose figures stand beside; by default the published case, where it is
+            comparable, and the record itself for none.
+        samples: of the dataset that times are projected to.
+        target: the project that a ticket is for, a name of ticket.TARGETS.
+        redact: whether what tells who measured, and where, is taken out.
 
     Returns:
         The files that were written, the pictures first. A file of the same name is replaced in
         one step, so that a reader never meets half a report.
 
     Raises:
-        UsageError: an unknown format, or a folder that cannot be written to.
+        UsageError: an unknown format or target, or a folder that cannot be written to.
     """
     unknown = [name for name in formats if name not in FORMATS]
     if unknown or not formats:
         raise UsageError(f"--format {','.join(unknown)}: choose from {', '.join(FORMATS)}")
+    if redact:
+        alone = against is record
+        record = redacted(record)
+        against = record if alone else against and redacted(against)
+    told = telling(record, diagnose(record), against=against, samples=samples)
     folder = Path(out)
-    pieces = composed(telling(record, diagnose(record)))
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        pictures = [_picture(figure, folder) for figure in figures(pieces)]
-        return pictures + [FORMATS[name](record, pieces, folder) for name in dict.fromkeys(formats)]
+        report = _drawn(told, target)
+        written = _pictures(report, folder) if formats != ("html",) else []
+        for name, write in FORMATS.items():
+            written += write(report, folder) if name in formats else []
+        return written
     except OSError as error:
         raise UsageError(
             f"cannot write the report to {folder}: {error.strerror or error}; "
@@ -63,18 +102,56 @@ def title(record: Record) -> str:
     return f"qwenprof report: {summary}" if summary else "qwenprof report"
 
 
-def _picture(figure: Figure, folder: Path) -> Path:
+def _drawn(told: Telling, target: str) -> Report:
     from qwenprof.report.plots import png
 
-    path = folder / f"{figure.stem}.png"
-    write_atomically(path, png(figure.draw))
+    pieces = composed(told)
+    pictures = {figure.stem: png(figure.draw) for figure in figures(pieces)}
+    return Report(told=told, pieces=pieces, pictures=pictures, target=target)
+
+
+def _pictures(report: Report, folder: Path) -> list[Path]:
+    paths = []
+    for stem, content in report.pictures.items():
+        paths.append(folder / f"{stem}.png")
+        write_atomically(paths[-1], content)
+    return paths
+
+
+def _markdown(report: Report, folder: Path) -> list[Path]:
+    return [_page(folder / "report.md", markdown.render(title(report.told.record), report.pieces))]
+
+
+def _html(report: Report, folder: Path) -> list[Path]:
+    from qwenprof.report import html
+
+    record = report.told.record
+    page = html.render(
+        title(record), report.pieces, report.pictures, subtitle=footer(record), footer=_made(record)
+    )
+    return [_page(folder / "report.html", page)]
+
+
+def _ticket(report: Report, folder: Path) -> list[Path]:
+    """The ticket, and first what is attached to it."""
+    from qwenprof.report.ticket import write_ticket
+
+    pages = [*_markdown(report, folder), *_html(report, folder)]
+    attached = [*(folder / f"{stem}.png" for stem in report.pictures), *pages]
+    return write_ticket(report.told, folder, report.target, attached)
+
+
+def _made(record: Record) -> str:
+    return f"Made by {record.tool.name} {record.tool.version} from a record of {record.created}."
+
+
+def _page(path: Path, text: str) -> Path:
+    write_atomically(path, text.encode())
     return path
 
 
-def _markdown(record: Record, pieces: Pieces, folder: Path) -> Path:
-    path = folder / "report.md"
-    write_atomically(path, markdown.render(title(record), pieces).encode())
-    return path
-
-
-FORMATS: dict[str, Callable[[Record, Pieces, Path], Path]] = {"md": _markdown}
+FORMATS: dict[str, Callable[[Report, Path], list[Path]]] = {
+    "md": _markdown,
+    "html": _html,
+    "ticket": _ticket,
+}

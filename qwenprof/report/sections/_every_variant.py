@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Hashable, Sequence
+from dataclasses import dataclass, replace
 
 from qwenprof.diagnosis.bounds import number
 from qwenprof.formatting import (
@@ -17,19 +17,25 @@ from qwenprof.formatting import (
     times_with_interval,
 )
 from qwenprof.record.record import Record, Row
+from qwenprof.report.beside import beside, by_key, outlined, told_of
 from qwenprof.report.charts import Bar, BarChart, drawing
 from qwenprof.report.reading import (
     INTERVALS,
     footer,
     interval,
     is_measured,
+    measured,
     median_s,
     n_cell,
     text,
+    time_and_n,
     time_cell,
     unmeasured,
 )
 from qwenprof.report.section import Block, Bullets, Figure, Inline, Table, paragraph, strong
+from qwenprof.report.telling import Other, Telling
+
+Beside = dict[str, dict[Hashable, Row]]  # by direction, then by variant
 
 STAGE = "compare-patch-embed"
 FORWARD, BACKWARD = "forward", "backward"
@@ -48,8 +54,9 @@ class Tried:
         return is_measured(self.row)
 
 
-def every_variant(record: Record, dtype: str, most: float) -> list[Block]:
+def every_variant(told: Telling, dtype: str, most: float) -> list[Block]:
     """Table and plot; nothing for a record that holds the plain comparison alone."""
+    record, theirs = told.record, _theirs(told.against, dtype, most)
     rows = [
         row
         for row in record.rows(STAGE, "variants")
@@ -60,12 +67,30 @@ def every_variant(record: Record, dtype: str, most: float) -> list[Block]:
         return []
     blocks: list[Block] = [
         paragraph(strong("Every way to run it."), f" {count(most)} patches in {dtype}."),
-        _table(forward, backward),
+        _table(forward, backward, told.against, theirs),
         Bullets(items=tuple(_what(tried.row) for tried in forward.values())),
     ]
     if any(tried.is_measured for tried in forward.values()):
-        blocks.append(_figure(record, forward, dtype, most))
+        chart = _chart(record, forward, dtype, most)
+        marked = _with_marks(chart, told.against, theirs[FORWARD])
+        blocks.append(_figure(marked, told.against))
     return blocks
+
+
+def _theirs(other: Other | None, dtype: str, most: float) -> Beside:
+    """What the other record has of the same patches in the same dtype."""
+    rows = [
+        row
+        for row in measured(other.rows(STAGE, "variants") if other else [])
+        if row.get("dtype") == dtype and number(row.get("patches")) == most
+    ]
+    return {
+        direction: by_key(
+            [row for row in rows if (row.get("direction") or FORWARD) == direction],
+            lambda row: text(row.get("variant")),
+        )
+        for direction in (FORWARD, BACKWARD)
+    }
 
 
 def _tried(rows: Sequence[Row], direction: str, most: float) -> dict[str, Tried]:
@@ -84,8 +109,26 @@ def _weight(tried: Tried) -> tuple[bool, float]:
     return tried.is_measured, number(tried.row.get("patches")) or 0.0
 
 
-def _table(forward: dict[str, Tried], backward: dict[str, Tried]) -> Table:
+def _table(
+    forward: dict[str, Tried], backward: dict[str, Tried], other: Other | None, theirs: Beside
+) -> Table:
     names = list(dict.fromkeys([*forward, *backward]))
+    return beside(
+        _own_table(names, forward, backward),
+        names,
+        other,
+        {direction: told_of(rows, time_and_n) for direction, rows in theirs.items()},
+        {
+            variant: (str(variant), text(row.get("backend")))
+            for rows in theirs.values()
+            for variant, row in rows.items()
+        },
+    )
+
+
+def _own_table(
+    names: Sequence[str], forward: dict[str, Tried], backward: dict[str, Tried]
+) -> Table:
     return Table(
         header=(
             "Variant",
@@ -150,8 +193,8 @@ def _what(row: Row) -> tuple[Inline, ...]:
     return strong(text(row.get("variant"))), f": {row.get('what')}."
 
 
-def _figure(record: Record, forward: dict[str, Tried], dtype: str, most: float) -> Figure:
-    chart = BarChart(
+def _chart(record: Record, forward: dict[str, Tried], dtype: str, most: float) -> BarChart:
+    return BarChart(
         title=f"Patch projection of {count(most)} patches in {dtype}, every way to run it",
         axis="time of a forward",
         bars=tuple(_bar(name, tried) for name, tried in forward.items()),
@@ -159,11 +202,22 @@ def _figure(record: Record, forward: dict[str, Tried], dtype: str, most: float) 
         emphasis="the convolution as dispatched",
         footer=footer(record),
     )
+
+
+def _with_marks(chart: BarChart, other: Other | None, theirs: dict[Hashable, Row]) -> BarChart:
+    bars = tuple(
+        replace(bar, beside=median_s(theirs[bar.label])) if bar.label in theirs else bar
+        for bar in chart.bars
+    )
+    return replace(chart, bars=bars, beside=other.label if other else "")
+
+
+def _figure(chart: BarChart, other: Other | None) -> Figure:
     return Figure(
         stem="patch_embed_variants",
         alt="Bar chart of the time of the patch projection by the way in which it is run",
         caption="Forward. Error bars are the 95 % confidence interval of the median; variants that "
-        "did not run on all the patches have no bar.",
+        "did not run on all the patches have no bar." + outlined(chart, other),
         draw=drawing(chart),
     )
 

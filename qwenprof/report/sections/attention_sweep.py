@@ -2,36 +2,39 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
+from dataclasses import replace
 
 from qwenprof.diagnosis.bounds import number
 from qwenprof.diagnosis.components import anatomy
 from qwenprof.formatting import (
+    NOT_MEASURED,
     count,
     percent,
     seconds,
+    seconds_with_interval,
     significant,
     size,
-    times,
     times_with_interval,
 )
 from qwenprof.harness.statistics import Ratio
 from qwenprof.record.record import Record, Row
-from qwenprof.report import published as known
+from qwenprof.report.beside import beside, by_key, outlined, told_of
 from qwenprof.report.charts import Bar, BarChart, drawing
+from qwenprof.report.exclusion import excluded
 from qwenprof.report.reading import (
     INTERVALS,
     NO_INTERVAL,
     footer,
     interval,
     is_measured,
-    is_qwen,
     measured,
     median_s,
     n_cell,
     outcome,
     ratio,
     reasons,
+    samples,
     series_values,
     setting,
     text,
@@ -47,13 +50,11 @@ from qwenprof.report.section import (
     Section,
     Table,
     paragraph,
-    published,
 )
-from qwenprof.report.telling import Telling
+from qwenprof.report.telling import Other, Telling
 
 STAGE = "attention-sweep"
 SWITCHED, REPLACED = "switched", "replaced by plain SDPA"
-NOT_PUBLISHED = "not published"
 SURE_WITHOUT_INTERVAL = 2.0  # a ratio that no noise of a few samples explains
 NOTABLE = 0.10  # what an implementation must save before it can explain anything
 CASE = "{attention}, {experiment}, batch {batch}"
@@ -67,11 +68,21 @@ def compose(told: Telling) -> list[Block]:
     blocks.append(paragraph(*_conclusion(record, rows)))
     experiments = _experiments(record, rows)
     blocks += [Bullets(items=tuple(experiments))] if experiments else []
-    blocks.append(_table(record, rows))
+    blocks.append(_table(record, rows, told.against))
     why = reasons(rows, CASE)
     blocks += [Bullets(items=tuple(why))] if why else []
-    blocks += [_figure(record, rows)] if measured(rows) else []
-    return blocks + ([_published()] if is_qwen(record) else [])
+    blocks += [_figure(record, rows, told.against)] if measured(rows) else []
+    return blocks + excluded(told.findings, STAGE)
+
+
+def _case(row: Row) -> tuple[str, str, str]:
+    """Implementation, experiment and batch, as they are told."""
+    experiment = row.get("experiment") or SWITCHED
+    return text(row.get("attention")), text(experiment), text(row.get("batch"))
+
+
+def _theirs(other: Other | None) -> dict[Hashable, Row]:
+    return by_key(measured(other.rows(STAGE, "backends") if other else []), _case)
 
 
 def _conclusion(record: Record, rows: Sequence[Row]) -> list[Inline]:
@@ -246,7 +257,23 @@ def _caveat(change: Ratio) -> str:
     return "" if change.ci else f" ({NO_INTERVAL})"
 
 
-def _table(record: Record, rows: Sequence[Row]) -> Table:
+def _table(record: Record, rows: Sequence[Row], other: Other | None) -> Table:
+    theirs = _theirs(other)
+    return beside(
+        _own_table(record, rows),
+        [_case(row) for row in rows],
+        other,
+        {"forward": told_of(theirs, time_and_n), "peak memory": told_of(theirs, _peak)},
+        {key: _case(row) for key, row in theirs.items()},
+    )
+
+
+def _peak(row: Row) -> str | None:
+    peak = number(row.get("peak_bytes"))
+    return None if peak is None else size(peak)
+
+
+def _own_table(record: Record, rows: Sequence[Row]) -> Table:
     return Table(
         header=(
             "Attention",
@@ -260,9 +287,7 @@ def _table(record: Record, rows: Sequence[Row]) -> Table:
         align="llrrrrr",
         rows=tuple(
             (
-                text(row.get("attention")),
-                text(row.get("experiment")),
-                text(row.get("batch")),
+                *_case(row),
                 time_cell(row),
                 n_cell(row),
                 _seen(row),
@@ -274,59 +299,64 @@ def _table(record: Record, rows: Sequence[Row]) -> Table:
     )
 
 
-def _figure(record: Record, rows: Sequence[Row]) -> Figure:
-    batches = _batches(rows)
+def _figure(record: Record, rows: Sequence[Row], other: Other | None) -> Figure:
     chart = BarChart(
         title=f"Forward by attention implementation, {setting(record)}",
         axis="time of a forward",
-        bars=tuple(_bar(row, batches, record.workload.get("attention")) for row in rows),
+        bars=_bars(rows, record.workload.get("attention"), other),
         write=seconds,
+        beside=other.label if other else "",
         footer=footer(record),
     )
     return Figure(
         stem="attention_sweep",
         alt="Bar chart of the time of a forward by attention implementation, experiment and batch",
         caption="Forced is forced on every block, replaced is replaced by plain SDPA. Error bars "
-        "are the 95 % confidence interval of the median; cases that did not run have no bar.",
+        "are the 95 % confidence interval of the median; cases that did not run have no bar."
+        + outlined(chart, other),
         draw=drawing(chart),
     )
 
 
+def _bars(rows: Sequence[Row], own: object, other: Other | None) -> tuple[Bar, ...]:
+    """One for each case, then one for each that only the other record has."""
+    theirs, cases = _theirs(other), [_case(row) for row in rows]
+    batches = _batches(rows)
+    return (
+        *(
+            replace(_bar(row, batches, own), beside=_time(theirs.get(case)))
+            for row, case in zip(rows, cases, strict=True)
+        ),
+        *(
+            Bar(label=_label(row), value=None, note=NOT_MEASURED, beside=median_s(row))
+            for case, row in theirs.items()
+            if case not in cases
+        ),
+    )
+
+
+def _time(row: Row | None) -> float | None:
+    return None if row is None else median_s(row)
+
+
+def _label(row: Row) -> str:
+    attention, experiment, batch = _case(row)
+    how = "" if experiment == SWITCHED else f" {experiment.partition(' ')[0]}"
+    return f"{attention}{how}, batch {batch}"
+
+
 def _bar(row: Row, batches: Sequence[object], own: object) -> Bar:
-    experiment = row.get("experiment")
-    is_switched = experiment in (SWITCHED, None)
-    how = "" if is_switched else f" {str(experiment).partition(' ')[0]}"
+    is_switched = _case(row)[1] == SWITCHED
     in_use = ", in use" if is_switched and row.get("attention") == own else ""
     return Bar(
-        label=f"{row.get('attention')}{how}, batch {row.get('batch')}",
+        label=_label(row),
         value=median_s(row) if is_measured(row) else None,
         interval=interval(row) if is_measured(row) else None,
-        note=f"{seconds(median_s(row))}, n = {n_cell(row)}{in_use}"
+        note=f"{seconds_with_interval(median_s(row), None, samples(row))}{in_use}"
         if is_measured(row)
         else unmeasured(row),
         kind=batches.index(row.get("batch")),
     )
-
-
-def _published() -> Table:
-    return Table(
-        header=("Attention", "Forward, batch 1", "Forward, batch 8"),
-        align="lrr",
-        rows=tuple(
-            (
-                published(name),
-                *(published(seconds(each)) if each else NOT_PUBLISHED for each in pair),
-            )
-            for name, pair in known.ATTENTION.items()
-        ),
-        caption=f"{known.SOURCE} Slowest over fastest at batch 1: {times(_published_spread())}.",
-        folded="The published attention sweep",
-    )
-
-
-def _published_spread() -> float:
-    seconds_at_1 = [pair[0] for pair in known.ATTENTION.values() if pair[0] is not None]
-    return max(seconds_at_1) / min(seconds_at_1)
 
 
 SECTION = Section(name="attention-sweep", order=60, title="Is it attention?", compose=compose)

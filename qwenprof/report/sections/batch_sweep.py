@@ -3,54 +3,49 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from qwenprof.diagnosis.bounds import number
-from qwenprof.diagnosis.finding import Finding
+from qwenprof.diagnosis.finding import Finding, rules
 from qwenprof.formatting import (
     count,
     listed,
-    percent,
     seconds,
     seconds_with_interval,
     size,
-    times,
     times_with_interval,
 )
 from qwenprof.harness import statistics
-from qwenprof.harness.statistics import Fit, Ratio
+from qwenprof.harness.statistics import Ratio
 from qwenprof.record.record import Record, Row
-from qwenprof.report import published as known
-from qwenprof.report.charts import Line, LineChart, Panel, Point, drawing
+from qwenprof.report.beside import beside, by_key, told_of
+from qwenprof.report.exclusion import excluded
 from qwenprof.report.reading import (
     INTERVALS,
     NO_INTERVAL,
-    footer,
-    interval,
     is_measured,
-    is_qwen,
     measured,
-    median_s,
     n_cell,
     outcome,
     reasons,
-    samples,
     series_values,
     setting,
+    time_and_n,
     time_cell,
 )
 from qwenprof.report.section import (
     Block,
     Bullets,
-    Figure,
     Inline,
     Paragraph,
     Section,
     Table,
     paragraph,
-    published,
     strong,
 )
-from qwenprof.report.telling import Telling
+from qwenprof.report.sections._batch_plot import batch_of as _batch
+from qwenprof.report.sections._batch_plot import figure, fit_of, per_sample_interval, per_sample_s
+from qwenprof.report.telling import Other, Telling
 
 STAGE, STAGE_RULE = "batch-sweep", "batching"
 CONSTANT = 0.25  # a sample's time that changes by less is called constant, as by the rule
@@ -63,11 +58,11 @@ def compose(told: Telling) -> list[Block]:
     if not rows:
         return blocks
     done = sorted(measured(rows), key=_batch)
-    blocks += [*_conclusions(record, done, findings), _table(record, rows)]
+    blocks += [*_conclusions(record, done, findings), _table(record, rows, told.against)]
     why = reasons(rows, "batch {batch}")
     blocks += [Bullets(items=tuple(why))] if why else []
-    blocks += [_figure(record, done)] if len(done) > 1 else []
-    return blocks + (_published() if is_qwen(record) else [])
+    blocks += [figure(record, done, told.against)] if len(done) > 1 else []
+    return blocks + excluded(findings, STAGE)
 
 
 def _conclusions(record: Record, done: Sequence[Row], findings: Sequence[Finding]) -> list[Block]:
@@ -132,7 +127,7 @@ MEANINGS = {
 
 def _change(record: Record, first: Row, last: Row) -> Ratio:
     """Time of a sample in the last batch over that in the first, with its interval if any."""
-    value = _per_sample_s(last) / _per_sample_s(first)
+    value = per_sample_s(last) / per_sample_s(first)
     numerator, denominator = (
         series_values(record, STAGE, f"batch={_batch(row):.0f}") for row in (last, first)
     )
@@ -163,12 +158,8 @@ def _growth_of_work(done: Sequence[Row]) -> str:
     return " The number of patches grew in proportion to the batch."
 
 
-def _fit(done: Sequence[Row]) -> Fit | None:
-    return statistics.fit_line([_batch(row) for row in done], [median_s(row) for row in done])
-
-
 def _fit_sentence(done: Sequence[Row]) -> list[Block]:
-    fit = _fit(done)
+    fit = fit_of(done)
     if fit is None or _work_that_did_not_grow(done):
         return []
     sign = "-" if fit.intercept < 0 else ""
@@ -185,26 +176,42 @@ def _fit_sentence(done: Sequence[Row]) -> list[Block]:
     ]
 
 
-def _batch(row: Row) -> float:
-    return number(row.get("batch")) or 1.0
-
-
-def _per_sample_s(row: Row) -> float:
-    return median_s(row) / _batch(row)
-
-
-def _per_sample_interval(row: Row) -> tuple[float, float] | None:
-    ends = interval(row)
-    return None if ends is None else (ends[0] / _batch(row), ends[1] / _batch(row))
-
-
 def _per_sample_cell(row: Row) -> str:
     if not is_measured(row):
         return "-"
-    return seconds_with_interval(_per_sample_s(row), _per_sample_interval(row))
+    return seconds_with_interval(per_sample_s(row), per_sample_interval(row))
 
 
-def _table(record: Record, rows: Sequence[Row]) -> Table:
+def _table(record: Record, rows: Sequence[Row], other: Other | None) -> Table:
+    theirs = by_key(measured(other.rows(STAGE, "batches") if other else []), _batch)
+    table = beside(
+        _own_table(record, rows),
+        [_batch(row) for row in rows],
+        other,
+        {
+            "forward": told_of(theirs, time_and_n),
+            "per sample, computed": told_of(theirs, lambda row: seconds(per_sample_s(row))),
+            "peak memory": told_of(theirs, _peak),
+        },
+        {batch: (f"{batch:.0f}",) for batch in map(_batch, theirs.values())},
+    )
+    return replace(table, caption=f"{table.caption}{_doubt(other)}") if theirs else table
+
+
+def _peak(row: Row) -> str | None:
+    peak = number(row.get("peak_bytes"))
+    return None if peak is None else size(peak)
+
+
+def _doubt(other: Other | None) -> str:
+    """What the rule says of the other record's sweep: nobody is to trust it further than that."""
+    if other is None:
+        return ""
+    judged = rules()[STAGE_RULE].judge(other.record)
+    return "" if judged.verdict == "not assessed" else f" What it shows: {judged.title}."
+
+
+def _own_table(record: Record, rows: Sequence[Row]) -> Table:
     return Table(
         header=("Batch", "Forward", "n", "Per sample", "Patches", "Sequence length", "Peak memory"),
         align="rrrrrrr",
@@ -222,104 +229,6 @@ def _table(record: Record, rows: Sequence[Row]) -> Table:
         ),
         caption=f"One forward at growing batch sizes, {setting(record)}. {INTERVALS}",
     )
-
-
-def _figure(record: Record, done: Sequence[Row]) -> Figure:
-    chart = LineChart(
-        title=f"Time against the batch, {setting(record)}",
-        panels=(_whole(done), _each(done)),
-        footer=footer(record),
-    )
-    return Figure(
-        stem="batch_sweep",
-        alt="Two plots over the batch size: time of a forward, and time of one sample",
-        caption="Error bars are the 95 % confidence interval of the median; a point without one "
-        "has fewer than six samples.",
-        draw=drawing(chart),
-    )
-
-
-def _whole(done: Sequence[Row]) -> Panel:
-    fit, points = _fit(done), []
-    if fit is not None:
-        ends = (_batch(done[0]), _batch(done[-1]))
-        points = [Point(x=x, y=fit.intercept + fit.slope * x) for x in ends]
-    own = [
-        Point(x=_batch(row), y=median_s(row), interval=interval(row), note=_n_note(row))
-        for row in done
-    ]
-    lines = [Line(label="measured", points=tuple(own), joined=len(done) <= 2)]
-    lines += (
-        [Line(label="fitted line", points=tuple(points), fit_only=True)] if len(done) > 2 else []
-    )
-    return Panel(
-        title="Whole forward",
-        x_axis="batch, samples",
-        y_axis="time of a forward",
-        lines=tuple(lines),
-        write=seconds,
-    )
-
-
-def _each(done: Sequence[Row]) -> Panel:
-    points = tuple(
-        Point(
-            x=_batch(row),
-            y=_per_sample_s(row),
-            interval=_per_sample_interval(row),
-            note=_n_note(row),
-        )
-        for row in done
-    )
-    return Panel(
-        title="Per sample",
-        x_axis="batch, samples",
-        y_axis="time of one sample",
-        lines=(Line(label="measured", points=points),),
-        write=seconds,
-    )
-
-
-def _n_note(row: Row) -> str:
-    return f"n = {n_cell(row)}" if samples(row) is not None else ""
-
-
-def _published() -> list[Block]:
-    rows = tuple(
-        tuple(
-            published(cell)
-            for cell in (
-                str(each.batch),
-                seconds(each.total_s),
-                seconds(each.total_s / each.batch),
-                count(each.sequence_length),
-                f"{each.memory_gb} GB",
-            )
-        )
-        for each in known.BATCHES
-    )
-    table = Table(
-        header=("Batch", "Forward", "Per sample", "Sequence length", "Memory"),
-        align="rrrrr",
-        rows=rows,
-        caption=known.SOURCE + _published_doubt(),
-        folded="The published batch sweep",
-    )
-    return [table]
-
-
-def _published_doubt() -> str:
-    """Published batches that took no longer than the one before: their work may not have grown."""
-    pairs = zip(known.BATCHES, known.BATCHES[1:], strict=False)
-    flat = [
-        f"batch {after.batch} took {times(after.total_s / before.total_s)} as long as batch "
-        f"{before.batch}, {percent(before.batch / after.batch)} of its size"
-        for before, after in pairs
-        if after.total_s < 1.1 * before.total_s
-    ]
-    if not flat:
-        return ""
-    return f" Note: {listed(flat)}; with the patches unknown, its work may not have grown."
 
 
 SECTION = Section(name="batch-sweep", order=50, title="Is it batching?", compose=compose)

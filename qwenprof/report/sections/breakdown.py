@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 
 from qwenprof.diagnosis.bounds import number
 from qwenprof.formatting import listed, percent, plural, seconds, significant
 from qwenprof.record.record import Record, Row
+from qwenprof.report.beside import beside, by_key, outlined, told_of
 from qwenprof.report.charts import Bar, BarChart, drawing
+from qwenprof.report.exclusion import excluded
 from qwenprof.report.reading import (
     INTERVALS,
     footer,
@@ -36,7 +38,7 @@ from qwenprof.report.section import (
     paragraph,
     strong,
 )
-from qwenprof.report.telling import Telling
+from qwenprof.report.telling import Other, Telling
 
 STAGE = "breakdown"
 INPUTS, MODEL = ("processor", "transfer"), ("vision", "language")
@@ -56,12 +58,21 @@ def compose(told: Telling) -> list[Block]:
     if not rows:
         return blocks
     summary = next(iter(record.rows(STAGE, "pipeline")), {})
-    blocks += [paragraph(*_conclusion(rows, summary)), _table(record, rows)]
+    blocks += [paragraph(*_conclusion(rows, summary)), _table(record, rows, told.against)]
     why = reasons(rows, "{phase}")
     blocks += [Bullets(items=tuple(why))] if why else []
     rate = _rate(summary)
     blocks += [paragraph(*rate)] if rate else []
-    return blocks + ([_figure(record, rows)] if measured(rows) else [])
+    blocks += [_figure(record, rows, told.against)] if measured(rows) else []
+    return blocks + excluded(told.findings, STAGE)
+
+
+def _phase(row: Row) -> Hashable:
+    return text(row.get("phase"))
+
+
+def _theirs(other: Other | None) -> dict[Hashable, Row]:
+    return by_key(measured(other.rows(STAGE, "phases") if other else []), _phase)
 
 
 def _conclusion(rows: Sequence[Row], summary: Row) -> list[Inline]:
@@ -95,7 +106,23 @@ def _meaning(share: float) -> list[Inline]:
     ]
 
 
-def _table(record: Record, rows: Sequence[Row]) -> Table:
+def _table(record: Record, rows: Sequence[Row], other: Other | None) -> Table:
+    theirs = _theirs(other)
+    return beside(
+        _own_table(record, rows),
+        [_phase(row) for row in rows],
+        other,
+        {"time": told_of(theirs, time_and_n), "share": told_of(theirs, _share)},
+        {phase: (_name(row),) for phase, row in theirs.items()},
+    )
+
+
+def _share(row: Row) -> str | None:
+    share = number(row.get("share"))
+    return None if share is None else percent(share)
+
+
+def _own_table(record: Record, rows: Sequence[Row]) -> Table:
     return Table(
         header=("Phase", "Time", "n", "Share", "Timed on"),
         align="lrrrl",
@@ -106,12 +133,11 @@ def _table(record: Record, rows: Sequence[Row]) -> Table:
 
 
 def _row(row: Row) -> tuple[Inline, ...]:
-    share = number(row.get("share"))
     return (
         _name(row),
         time_cell(row),
         n_cell(row),
-        "-" if share is None or not is_measured(row) else percent(share),
+        (_share(row) or "-") if is_measured(row) else "-",
         f"the {text(row.get('clock'))}'s clock" if is_measured(row) else "-",
     )
 
@@ -142,12 +168,14 @@ def _rate(summary: Row) -> list[Inline]:
     return [*spans, "."]
 
 
-def _figure(record: Record, rows: Sequence[Row]) -> Figure:
+def _figure(record: Record, rows: Sequence[Row], other: Other | None) -> Figure:
+    theirs = _theirs(other)
     chart = BarChart(
         title=f"From frames to features, {setting(record)}",
         axis="time of the phase",
-        bars=tuple(_bar(row) for row in rows),
+        bars=tuple(_bar(row, theirs.get(_phase(row))) for row in rows),
         write=seconds,
+        beside=other.label if other else "",
         kinds=KINDS if on_gpu(record) else ("",),
         footer=footer(record),
     )
@@ -155,14 +183,15 @@ def _figure(record: Record, rows: Sequence[Row]) -> Figure:
         stem="breakdown",
         alt="Bar chart of the time of each phase: processor, transfer, vision and language",
         caption="Error bars are the 95 % confidence interval of the median; a bar without one has "
-        "fewer than six samples.",
+        "fewer than six samples." + outlined(chart, other),
         draw=drawing(chart),
     )
 
 
-def _bar(row: Row) -> Bar:
+def _bar(row: Row, their: Row | None) -> Bar:
+    theirs_s = None if their is None else median_s(their)
     if not is_measured(row):
-        return Bar(label=_name(row), value=None, note=unmeasured(row))
+        return Bar(label=_name(row), value=None, note=unmeasured(row), beside=theirs_s)
     note = f"{seconds(median_s(row))}, {percent(number(row.get('share')))}, n = {n_cell(row)}"
     return Bar(
         label=_name(row),
@@ -170,6 +199,7 @@ def _bar(row: Row) -> Bar:
         interval=interval(row),
         note=note,
         kind=int(row.get("clock") == "device"),
+        beside=theirs_s,
     )
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
 
 from qwenprof.diagnosis.bounds import number
@@ -12,21 +12,18 @@ from qwenprof.formatting import (
     listed,
     seconds,
     significant,
-    times,
     times_with_interval,
 )
 from qwenprof.harness.statistics import Fit, fit_line
 from qwenprof.record.record import Record, Row
-from qwenprof.report import published as known
-from qwenprof.report.charts import Gap, Line, LineChart, Panel, Point, drawing
+from qwenprof.report.beside import beside
+from qwenprof.report.exclusion import excluded
 from qwenprof.report.reading import (
     INTERVALS,
     NO_INTERVAL,
     device_name,
-    footer,
     interval,
     is_measured,
-    is_qwen,
     measured,
     median_s,
     n_cell,
@@ -44,11 +41,11 @@ from qwenprof.report.section import (
     Section,
     Table,
     paragraph,
-    published,
     strong,
 )
 from qwenprof.report.sections._every_variant import every_variant
-from qwenprof.report.telling import Telling
+from qwenprof.report.sections._patch_plot import figure, gap
+from qwenprof.report.telling import Other, Telling
 
 STAGE = "compare-patch-embed"
 CONV, LINEAR = "Conv3d", "Linear"
@@ -89,15 +86,21 @@ def compose(told: Telling) -> list[Block]:
         return blocks
     plain = [row for row in rows if _is_plain(row)]
     pairs = _pairs(plain)
-    blocks += [paragraph(*_conclusion(record, pairs)), _table(record, pairs)]
+    blocks += [paragraph(*_conclusion(record, pairs)), _table(record, pairs, told.against)]
     if measured(plain):
-        blocks += [_figure(record, plain, _decisive(record, pairs)), _slopes(plain)]
-    blocks.append(_errors(pairs))
+        blocks.append(_figure(record, plain, _decisive(record, pairs), told.against))
+        blocks.append(_slopes(plain, told.against))
+    blocks.append(_errors(pairs, told.against))
     most = max((number(row.get("patches")) or 0.0 for row in rows), default=0.0)
-    blocks += every_variant(record, text(record.workload.get("dtype")), most)
+    blocks += every_variant(told, text(record.workload.get("dtype")), most)
     why = reasons(rows, "{variant}, {direction}, {dtype}, {patches} patches")
     blocks += [paragraph(strong("Not measured:")), Bullets(items=tuple(why))] if why else []
-    return blocks + ([_published()] if is_qwen(record) else [])
+    return blocks + excluded(told.findings, STAGE)
+
+
+def _plain(other: Other | None) -> list[Row]:
+    """The other record's rows of the plain comparison."""
+    return [row for row in other.rows(STAGE, "variants") if _is_plain(row)] if other else []
 
 
 def _is_plain(row: Row) -> bool:
@@ -161,7 +164,32 @@ def _claim(pair: Pair) -> list[Inline]:
     return [f"The ratio is {said}, which includes 1, so no difference is claimed."]
 
 
-def _table(record: Record, pairs: Sequence[Pair]) -> Table:
+def _table(record: Record, pairs: Sequence[Pair], other: Other | None) -> Table:
+    theirs = {_key(pair): pair for pair in _pairs(_plain(other)) if pair.is_measured}
+    return beside(
+        _own_table(record, pairs),
+        [_key(pair) for pair in pairs],
+        other,
+        {
+            "Conv3d": _told(theirs, lambda pair: time_and_n(pair.conv)),
+            "Linear": _told(theirs, lambda pair: time_and_n(pair.linear)),
+            "speed-up, computed": _told(theirs, _speedup),
+        },
+        {key: (pair.dtype, count(pair.patches)) for key, pair in theirs.items()},
+    )
+
+
+def _key(pair: Pair) -> Hashable:
+    return pair.dtype, pair.patches
+
+
+def _told(
+    pairs: Mapping[Hashable, Pair], tell: Callable[[Pair], str | None]
+) -> dict[Hashable, str | None]:
+    return {key: tell(pair) for key, pair in pairs.items()}
+
+
+def _own_table(record: Record, pairs: Sequence[Pair]) -> Table:
     return Table(
         header=("dtype", "Patches", "Backend", "Conv3d", "n", "Linear", "n", "Speed-up"),
         align="lrlrrrrr",
@@ -187,11 +215,23 @@ def _speedup(pair: Pair) -> str:
     return times_with_interval(pair.speedup, pair.interval) if pair.is_measured else NOT_MEASURED
 
 
-def _slopes(rows: Sequence[Row]) -> Table:
+def _slopes(rows: Sequence[Row], other: Other | None) -> Table:
     """What one more patch costs: the slope of a line through the patch counts."""
+    groups = _groups(rows)
+    fits = {key: _fit(own) for key, own in _groups(_plain(other)).items()}
+    figures = {key: _signed(fit.slope) for key, fit in fits.items() if fit is not None}
+    return beside(_own_slopes(groups), list(groups), other, {"cost of a patch": figures})
+
+
+def _groups(rows: Sequence[Row]) -> dict[tuple[str, str], list[Row]]:
+    """What was measured, by dtype and variant."""
     groups: dict[tuple[str, str], list[Row]] = {}
     for row in measured(rows):
         groups.setdefault((text(row.get("dtype")), text(row.get("variant"))), []).append(row)
+    return groups
+
+
+def _own_slopes(groups: Mapping[tuple[str, str], Sequence[Row]]) -> Table:
     return Table(
         header=("dtype", "Variant", "Cost of a patch", "Fixed cost", "R2", "Patch counts"),
         align="llrrrr",
@@ -220,9 +260,29 @@ def _signed(value_s: float) -> str:
     return f"-{seconds(-value_s)}" if value_s < 0 else seconds(value_s)
 
 
-def _errors(pairs: Sequence[Pair]) -> Table:
+def _errors(pairs: Sequence[Pair], other: Other | None) -> Table:
     """The largest patch count of each dtype: do both compute the same?"""
-    largest = {p.dtype: p for p in sorted(pairs, key=lambda each: each.patches) if p.is_measured}
+    largest, theirs = _largest(pairs), _largest(_pairs(_plain(other)))
+    columns = {
+        "Conv3d from fp64": {key: _error(p.conv, "max_abs_error") for key, p in theirs.items()},
+        "from each other": {
+            key: _error(p.linear, "max_abs_difference") for key, p in theirs.items()
+        },
+    }
+    return beside(_own_errors(largest), list(largest), other, columns)
+
+
+def _largest(pairs: Sequence[Pair]) -> dict[str, Pair]:
+    """By dtype, on the most patches."""
+    return {p.dtype: p for p in sorted(pairs, key=lambda each: each.patches) if p.is_measured}
+
+
+def _error(row: Row, column: str) -> str | None:
+    value = number(row.get(column))
+    return None if value is None else significant(value)
+
+
+def _own_errors(largest: Mapping[str, Pair]) -> Table:
     return Table(
         header=(
             "dtype",
@@ -253,75 +313,11 @@ def _cosine(value: float | None) -> str:
     return NOT_MEASURED if value is None else f"{value:.8f}"
 
 
-def _figure(record: Record, rows: Sequence[Row], decisive: Pair | None) -> Figure:
-    dtypes = list(dict.fromkeys(text(row.get("dtype")) for row in measured(rows)))
-    panel = Panel(
-        title="",
-        x_axis="visual patches, logarithmic",
-        y_axis="time of one call",
-        lines=tuple(
-            _line(rows, dtype, variant, kind)
-            for kind, dtype in enumerate(dtypes)
-            for variant in (CONV, LINEAR)
-        ),
-        write=seconds,
-        log=True,
-        gap=_gap(decisive),
-    )
-    chart = LineChart(
-        title=f"Patch projection as Conv3d and as Linear on {device_name(record)}",
-        panels=(panel,),
-        footer=footer(record),
-    )
-    return Figure(
-        stem="compare_patch_embed",
-        alt="Time of Conv3d and of the equal Linear over the number of patches, by dtype",
-        caption="Solid lines are Conv3d, dashed lines Linear. Error bars are the 95 % confidence "
-        "interval of the median; a point without one has fewer than six samples.",
-        draw=drawing(chart),
-    )
-
-
-def _gap(pair: Pair | None) -> Gap | None:
-    if pair is None:
-        return None
-    low, high = sorted((median_s(pair.conv), median_s(pair.linear)))
-    return Gap(x=pair.patches, low=low, high=high, note=f"{times(pair.speedup)} in {pair.dtype}")
-
-
-def _line(rows: Sequence[Row], dtype: str, variant: str, kind: int) -> Line:
-    own = [r for r in measured(rows) if (r.get("dtype"), r.get("variant")) == (dtype, variant)]
-    points = sorted(
-        (
-            Point(x=number(r.get("patches")) or 1.0, y=median_s(r), interval=interval(r))
-            for r in own
-        ),
-        key=lambda point: point.x,
-    )
-    backends = dict.fromkeys(text(row.get("backend")) for row in own) if variant == CONV else {}
-    name = f"{variant} {dtype}" + (f" ({', '.join(backends)})" if backends else "")
-    return Line(label=name, points=tuple(points), kind=kind, dashed=variant == LINEAR)
-
-
-def _published() -> Table:
-    return Table(
-        header=("dtype", "Patches", "Conv3d", "Linear", "Speed-up"),
-        align="lrrrr",
-        rows=(
-            tuple(
-                published(cell)
-                for cell in (
-                    "bf16",
-                    count(known.PATCHES),
-                    seconds(known.CONV_S),
-                    seconds(known.LINEAR_S),
-                    times(known.CONV_S / known.LINEAR_S),
-                )
-            ),
-        ),
-        caption=known.SOURCE,
-        folded="The published comparison",
-    )
+def _figure(
+    record: Record, rows: Sequence[Row], decisive: Pair | None, other: Other | None
+) -> Figure:
+    marked = None if decisive is None else gap(decisive.conv, decisive.linear)
+    return figure(record, rows, marked, _plain(other), other)
 
 
 SECTION = Section(

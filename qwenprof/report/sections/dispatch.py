@@ -2,33 +2,38 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Mapping, Sequence
 
 from qwenprof.diagnosis.bounds import number
-from qwenprof.diagnosis.conv_telling import NOTABLE_SHARE, conv_facts, millions
+from qwenprof.diagnosis.conv_telling import NOTABLE_SHARE, conv_facts
 from qwenprof.diagnosis.gate import Decision, decisions
 from qwenprof.diagnosis.projection import (
     BIAS_APART,
     CHANNELS_LAST,
     CONV,
     CUDNN_DIRECT,
-    LAUNCHING_BACKEND,
     LINEAR,
     SLOW_DIRECT,
     Comparison,
     comparison,
     convolutions,
-    launches,
-    per_patch,
     share_saved,
     speedup,
     variant,
 )
 from qwenprof.diagnosis.responsibility import Layer, responsibility
-from qwenprof.formatting import NOT_MEASURED, count, listed, percent, seconds, times_with_interval
-from qwenprof.harness.statistics import Fit
+from qwenprof.formatting import count, listed, percent, times_with_interval
 from qwenprof.record.record import Record, Row
-from qwenprof.report.reading import INTERVALS, n_cell, outcome, setting, text, time_cell
+from qwenprof.report.beside import beside, by_key, told_of
+from qwenprof.report.reading import (
+    INTERVALS,
+    n_cell,
+    outcome,
+    setting,
+    text,
+    time_and_n,
+    time_cell,
+)
 from qwenprof.report.section import (
     Block,
     Bullets,
@@ -39,7 +44,8 @@ from qwenprof.report.section import (
     paragraph,
     strong,
 )
-from qwenprof.report.telling import Telling
+from qwenprof.report.sections._launches import launches_told
+from qwenprof.report.telling import Other, Telling
 
 STAGE = "dispatch"
 EFFECTS = {"called": "can be called", "passed over": "is passed over"}
@@ -76,12 +82,14 @@ def compose(told: Telling) -> list[Block]:
         blocks = [paragraph("The stage did not run: this is derived from the comparison above.")]
     layers = responsibility(record)
     if found is not None and layers:
-        blocks += [_conclusion(record, found, layers), _layers(layers), *_further(layers)]
-    blocks += [_backends(record, rows)] if rows else []
+        table = _layers(layers, told.against)
+        blocks += [_conclusion(record, found, layers), table, *_further(layers)]
+    blocks += [_backends(record, rows, told.against)] if rows else []
     for row in rows or _assumed(record, found):
-        blocks += [_conditions(row, decision) for decision in decisions(record, row)]
-    blocks += _experiments(record)
-    return blocks + (_launches(record, found) if found else [])
+        made = decisions(record, row)
+        blocks += [_conditions(row, decision, told.against) for decision in made]
+    blocks += _experiments(record, told.against)
+    return blocks + (launches_told(record, found, told.against) if found else [])
 
 
 def _assumed(record: Record, found: Comparison | None) -> list[Row]:
@@ -103,7 +111,14 @@ def _conclusion(record: Record, found: Comparison, layers: Sequence[Layer]) -> B
     return paragraph(strong(f"At fault for the projection: {', '.join(guilty)}."), cost)
 
 
-def _layers(layers: Sequence[Layer]) -> Table:
+def _layers(layers: Sequence[Layer], other: Other | None) -> Table:
+    theirs = responsibility(other.record) if other else []
+    roles = {layer.name: READS.get(layer.role, layer.role) for layer in theirs}
+    names = [layer.name for layer in layers]
+    return beside(_own_layers(layers), names, other, {"part in it": roles})
+
+
+def _own_layers(layers: Sequence[Layer]) -> Table:
     return Table(
         header=("Layer", "Part in it", "Evidence", "What it could do"),
         align="llll",
@@ -129,7 +144,22 @@ def _further(layers: Sequence[Layer]) -> list[Block]:
     return [Bullets(items=items)] if items else []
 
 
-def _backends(record: Record, rows: Sequence[Row]) -> Table:
+def _backends(record: Record, rows: Sequence[Row], other: Other | None) -> Table:
+    theirs = by_key(convolutions(other.record) if other else [], _module)
+    keys = [_module(row) for row in rows]
+    return beside(_own_backends(record, rows), keys, other, {"backend": told_of(theirs, _known)})
+
+
+def _module(row: Row) -> Hashable:
+    """The tail of a module's path, which is the same in a tower alone and in a whole model."""
+    return tuple(str(row.get("module")).split(".")[-2:])
+
+
+def _known(row: Row) -> str | None:
+    return None if row.get("backend") is None else str(row.get("backend"))
+
+
+def _own_backends(record: Record, rows: Sequence[Row]) -> Table:
     return Table(
         header=(
             "Convolution",
@@ -174,7 +204,26 @@ def _backend(cell: object) -> str:
     return "not recorded" if cell is None else str(cell)
 
 
-def _conditions(row: Row, decision: Decision) -> Table:
+def _conditions(row: Row, decision: Decision, other: Other | None) -> Table:
+    theirs = by_key(_all_convolutions(other.record) if other else [], _module).get(_module(row))
+    made = decisions(other.record, theirs) if other and theirs else []
+    wanted = (decision.library, decision.effect)
+    found = {
+        condition.text: condition.found
+        for each in made
+        if (each.library, each.effect) == wanted
+        for condition in each.conditions
+    }
+    keys = [condition.text for condition in decision.conditions]
+    return beside(_own_conditions(row, decision), keys, other, {"found": found})
+
+
+def _all_convolutions(record: Record) -> list[Row]:
+    """Of the dispatch stage, else what the comparison alone tells of."""
+    return convolutions(record) or _assumed(record, comparison(record))
+
+
+def _own_conditions(row: Row, decision: Decision) -> Table:
     verdicts = {True: "holds", False: "does not hold", None: "not known"}
     return Table(
         header=("Condition", "Found", "Holds"),
@@ -188,13 +237,37 @@ def _conditions(row: Row, decision: Decision) -> Table:
     )
 
 
-def _experiments(record: Record) -> list[Block]:
+def _experiments(record: Record, other: Other | None) -> list[Block]:
     """One thing changed at a time, each telling of one layer."""
-    rows = [(name, variant(record, name)) for name in SEPARATES]
-    done = [(name, row) for name, row in rows if row is not None]
+    done = _separating(record)
     if len(done) < 2:
         return []
-    table = Table(
+    theirs = by_key(_separating(other.record).values() if other else [], _patched)
+    table = beside(
+        _own_experiments(done),
+        [_patched(row) for row in done.values()],
+        other,
+        {"forward": told_of(theirs, time_and_n), "speed-up": told_of(theirs, _their_speedup)},
+    )
+    return [paragraph(strong("One thing changed at a time.")), table, *_others(record)]
+
+
+def _their_speedup(row: Row) -> str | None:
+    return None if speedup(row) is None else _speedup(row)
+
+
+def _separating(record: Record) -> dict[str, Row]:
+    """The experiments that were made, by name."""
+    rows = {name: variant(record, name) for name in SEPARATES}
+    return {name: row for name, row in rows.items() if row is not None}
+
+
+def _patched(row: Row) -> Hashable:
+    return text(row.get("variant")), number(row.get("patches"))
+
+
+def _own_experiments(done: Mapping[str, Row]) -> Table:
+    return Table(
         header=("Experiment", "What it changes", "Backend", "Patches", "Forward", "n", "Speed-up"),
         align="lllrrrr",
         rows=tuple(
@@ -207,12 +280,11 @@ def _experiments(record: Record) -> list[Block]:
                 n_cell(row),
                 _speedup(row),
             )
-            for name, row in done
+            for name, row in done.items()
         ),
         caption=f"{INTERVALS} Speed-up is over the convolution as dispatched, on the same patches. "
         "Errors and gradients are in the section of the comparison.",
     )
-    return [paragraph(strong("One thing changed at a time.")), table, *_others(record)]
 
 
 def _speedup(row: Row) -> str:
@@ -240,101 +312,6 @@ def _others(record: Record) -> list[Block]:
                 for row in rows
             ),
             caption=f"The other convolutions of this kind. {INTERVALS}",
-        )
-    ]
-
-
-def _launches(record: Record, found: Comparison) -> list[Block]:
-    """What the launches of the slow path, and a cost for each patch, explain of the time."""
-    made, fit = launches(record, found), per_patch(record)
-    rows: list[tuple[Inline, ...]] = []
-    if made is not None:
-        bias = " + 2" if made.with_bias else ""
-        formula = f"{count(found.patches)} x ({count(made.features)}{bias})"
-        if not made.with_bias:
-            formula = f"{count(found.patches)} x 2"
-        rows += [
-            ("Launches that the slow path makes", f"{formula} = {millions(made.count)}"),
-            ("One launch, as measured", seconds(made.latency_s)),
-            ("The launches at that cost", seconds(made.predicted_s)),
-        ]
-    rows.append(("The convolution as dispatched, measured", _measured(found)))
-    if made is not None and found.backend in (None, LAUNCHING_BACKEND):
-        rows.append(("Each launch, if they were all of it", seconds(made.each_s)))
-    rows.append(("One more patch, from the sweep", _slope(fit)))
-    table = Table(header=("What", "How much"), align="lr", rows=tuple(rows))
-    counted = record.rows(STAGE, "launches") or record.rows("compare-patch-embed", "launches")
-    return [
-        paragraph(strong("Launches and patches."), " ", _reading(found), _agreement(counted)),
-        table,
-        *_counts(counted),
-    ]
-
-
-def _measured(found: Comparison) -> str:
-    return f"{seconds(found.conv_s)} on {found.backend or 'a backend that was not recorded'}"
-
-
-def _slope(fit: Fit | None) -> str:
-    if fit is None:
-        return f"{NOT_MEASURED} at three patch counts"
-    return f"{seconds(fit.slope)} (R2 = {fit.r_squared:.3f})"
-
-
-def _reading(found: Comparison) -> str:
-    if found.backend in (None, LAUNCHING_BACKEND):
-        return (
-            "For N patches and D features the slow path launches N x (D + 2) kernels with a bias "
-            "and N x 2 without, so its time grows with both and no arithmetic is to blame."
-        )
-    return (
-        f"The convolution does not take the slow path that launches for every patch, but "
-        f"{found.backend}: what the launches would cost is for comparison."
-    )
-
-
-def _agreement(rows: Sequence[Row]) -> str:
-    """Whether the counts bear the formula out; where nothing was counted they do not."""
-    if not rows:
-        return ""
-    slow = [row for row in rows if row.get("variant") in (None, SLOW_DIRECT)]
-    pairs = [(number(row.get("counted")), number(row.get("predicted"))) for row in slow]
-    if None in [each for pair in pairs for each in pair] or not any(pair[0] for pair in pairs):
-        return " Nothing was counted here that could bear the formula out."
-    if any(counted != expected for counted, expected in pairs):
-        return " The slow path's count does not agree with the formula: here it is done otherwise."
-    on_gpu = any(row.get("counted_event") == "kernel launch" for row in slow)
-    what = "launches" if on_gpu else "fills"
-    return f" The slow path's {what}, counted on a few patches, agree with the formula."
-
-
-def _expected(row: Row) -> str:
-    predicted = number(row.get("predicted"))
-    return "-" if predicted is None else count(predicted)
-
-
-def _counts(rows: Sequence[Row]) -> list[Block]:
-    if not rows:
-        return []
-    return [
-        Table(
-            header=("What runs", "Patches", "Features", "Bias", "Counted", "How many", "Expected"),
-            align="lrrllrr",
-            rows=tuple(
-                (
-                    str(row.get("variant") or SLOW_DIRECT),
-                    count(number(row.get("patches"))),
-                    count(number(row.get("features"))),
-                    "yes" if row.get("bias") else "no",
-                    text(row.get("counted_event")),
-                    count(number(row.get("counted"))),
-                    _expected(row),
-                )
-                for row in rows
-            ),
-            caption="Counted by torch.profiler in one call. On a GPU every launch is counted; "
-            "elsewhere only the fills are operators that can be counted.",
-            folded="Launches of one call, counted",
         )
     ]
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Mapping, Sequence
 
 from qwenprof.diagnosis.bounds import number
 from qwenprof.formatting import (
+    NOT_MEASURED,
+    bandwidth,
     bandwidth_with_interval,
     count,
     flop_rate,
@@ -18,7 +20,9 @@ from qwenprof.formatting import (
 )
 from qwenprof.harness import statistics
 from qwenprof.record.record import Record, Row
+from qwenprof.report.beside import beside, by_key, outlined, told_of
 from qwenprof.report.charts import Bar, BarChart, drawing
+from qwenprof.report.exclusion import excluded
 from qwenprof.report.reading import (
     INTERVALS,
     device_name,
@@ -31,8 +35,10 @@ from qwenprof.report.reading import (
     on_gpu,
     outcome,
     reasons,
+    samples,
     series_values,
     text,
+    time_and_n,
     time_cell,
 )
 from qwenprof.report.section import (
@@ -45,22 +51,34 @@ from qwenprof.report.section import (
     paragraph,
     published,
 )
-from qwenprof.report.telling import Telling
+from qwenprof.report.telling import Other, Telling
 
 STAGE = "matmul"
 TERA = 1e12
+MACHINE = ("memory_bytes_per_s", "launch_latency_s")
 
 
 def compose(told: Telling) -> list[Block]:
     record = told.record
     blocks, rows = outcome(record, STAGE), record.rows(STAGE, "gemm")
     if rows:
-        blocks += [paragraph(*_conclusion(record, rows)), _table(rows)]
+        blocks += [paragraph(*_conclusion(record, rows)), _table(rows, told.against)]
         why = reasons(rows, "{dtype} {size}")
         blocks += [Bullets(items=tuple(why))] if why else []
-        blocks += [_figure(record, rows)] if measured(rows) else []
+        blocks += [_figure(record, rows, told.against)] if measured(rows) else []
     machine = record.rows(STAGE, "machine")
-    return blocks + ([_machine(record, machine[0])] if machine else [])
+    blocks += [_machine(record, machine[0], told.against)] if machine else []
+    return blocks + (excluded(told.findings, STAGE) if rows else [])
+
+
+def _key(row: Row) -> Hashable:
+    return text(row.get("dtype")), number(row.get("size"))
+
+
+def _theirs(other: Other | None) -> dict[Hashable, Row]:
+    """The products that the other record holds a rate of."""
+    rows = other.rows(STAGE, "gemm") if other else []
+    return by_key([row for row in measured(rows) if _rate(row) > 0], _key)
 
 
 def _conclusion(record: Record, rows: Sequence[Row]) -> list[Inline]:
@@ -71,8 +89,8 @@ def _conclusion(record: Record, rows: Sequence[Row]) -> list[Inline]:
     peak, fraction = number(row.get("peak_tflops")), number(row.get("fraction_of_peak"))
     head = (
         f"On {device_name(record)} the {count(number(row.get('size')))} x "
-        f"{count(number(row.get('size')))} product in {dtype} runs at {_rate_cell(row)}, "
-        f"n = {n_cell(row)}"
+        f"{count(number(row.get('size')))} product in {dtype} runs at {_rate_cell(row)}"
+        f"{_n_told(row)}"
     )
     if peak and fraction is not None:
         of_peak = f": {percent(fraction)} of the {peak:g} TFLOPS in the "
@@ -114,11 +132,33 @@ def _rate_interval(row: Row) -> tuple[float, float] | None:
     return work / ends[1], work / ends[0]
 
 
+def _n_told(row: Row) -> str:
+    return "" if samples(row) is None else f", n = {n_cell(row)}"
+
+
 def _rate_cell(row: Row) -> str:
     return flop_rate_with_interval(_rate(row) or None, _rate_interval(row))
 
 
-def _table(rows: Sequence[Row]) -> Table:
+def _table(rows: Sequence[Row], other: Other | None) -> Table:
+    theirs = _theirs(other)
+    return beside(
+        _own_table(rows),
+        [_key(row) for row in rows],
+        other,
+        {
+            "time": told_of(theirs, time_and_n),
+            "rate": told_of(theirs, lambda row: flop_rate(_rate(row))),
+        },
+        {key: _named(row) for key, row in theirs.items()},
+    )
+
+
+def _named(row: Row) -> tuple[Inline, ...]:
+    return text(row.get("dtype")), count(number(row.get("size")))
+
+
+def _own_table(rows: Sequence[Row]) -> Table:
     return Table(
         header=(
             "dtype",
@@ -142,8 +182,7 @@ def _row(row: Row) -> tuple[Inline, ...]:
     is_done = is_measured(row)
     fraction = number(row.get("fraction_of_peak"))
     return (
-        text(row.get("dtype")),
-        count(number(row.get("size"))),
+        *_named(row),
         time_cell(row),
         n_cell(row),
         _rate_cell(row) if is_done else "-",
@@ -154,9 +193,19 @@ def _row(row: Row) -> tuple[Inline, ...]:
     )
 
 
-def _machine(record: Record, row: Row) -> Table:
+def _machine(record: Record, row: Row, other: Other | None) -> Table:
+    theirs = next(iter(other.rows(STAGE, "machine")), {}) if other else {}
+    rate, latency = (number(theirs.get(key)) for key in MACHINE)
+    figures = {
+        MACHINE[0]: None if rate is None else bandwidth(rate),
+        MACHINE[1]: None if latency is None else seconds(latency),
+    }
+    return beside(_own_machine(record, row), MACHINE, other, {"": figures})
+
+
+def _own_machine(record: Record, row: Row) -> Table:
     copy, launch = (series_values(record, STAGE, key) for key in ("memory_copy", "launch"))
-    rate, latency = number(row.get("memory_bytes_per_s")), number(row.get("launch_latency_s"))
+    rate, latency = (number(row.get(key)) for key in MACHINE)
     copied = number(row.get("copied_bytes"))
     launch_name = "Latency of one launch" if on_gpu(record) else "Cost of one operator call"
     return Table(
@@ -192,36 +241,56 @@ def _n(value: float | None, samples: Sequence[float]) -> str:
     return count(len(samples)) if value is not None and samples else "-"
 
 
-def _figure(record: Record, rows: Sequence[Row]) -> Figure:
-    kinds = tuple(dict.fromkeys(text(row.get("dtype")) for row in rows))
+def _figure(record: Record, rows: Sequence[Row], other: Other | None) -> Figure:
     chart = BarChart(
         title=f"Matrix products on {device_name(record)}",
         axis="rate of the median product",
-        bars=tuple(_bar(row, kinds) for row in rows),
+        bars=_bars(rows, other),
         write=flop_rate,
+        beside=other.label if other else "",
         footer=footer(record),
     )
     return Figure(
         stem="matmul",
         alt="Bar chart of the rate of matrix products by dtype and size, against the peak",
-        caption="Error bars are the 95 % confidence interval of the median.",
+        caption="Error bars are the 95 % confidence interval of the median."
+        + outlined(chart, other),
         draw=drawing(chart),
     )
 
 
-def _bar(row: Row, kinds: Sequence[str]) -> Bar:
+def _bars(rows: Sequence[Row], other: Other | None) -> tuple[Bar, ...]:
+    """One for each product, then one for each that only the other record has."""
+    theirs, own = _theirs(other), {_key(row) for row in rows}
+    kinds = tuple(dict.fromkeys(text(row.get("dtype")) for row in rows))
+    return (
+        *(_bar(row, kinds, theirs) for row in rows),
+        *(
+            Bar(label=_label(row), value=None, note=NOT_MEASURED, beside=_rate(row))
+            for key, row in theirs.items()
+            if key not in own
+        ),
+    )
+
+
+def _label(row: Row) -> str:
+    return f"{text(row.get('dtype'))}  {count(number(row.get('size')))}"
+
+
+def _bar(row: Row, kinds: Sequence[str], theirs: Mapping[Hashable, Row]) -> Bar:
     peak, best = number(row.get("peak_tflops")), number(row.get("published_tflops"))
     marks = {"datasheet peak": peak * TERA} if peak else {}
     marks |= {"best published": best * TERA} if best else {}
     is_done = is_measured(row)
-    note = f"{flop_rate(_rate(row))}, n = {n_cell(row)}" if is_done else time_cell(row)
+    note = f"{flop_rate(_rate(row))}{_n_told(row)}" if is_done else time_cell(row)
     return Bar(
-        label=f"{text(row.get('dtype'))}  {count(number(row.get('size')))}",
+        label=_label(row),
         value=_rate(row) if is_done else None,
         interval=_rate_interval(row) if is_done else None,
         note=f"{note}, {seconds(median_s(row))}" if is_done else note,
         kind=kinds.index(text(row.get("dtype"))),
         marks=marks,
+        beside=_rate(theirs[_key(row)]) if _key(row) in theirs else None,
     )
 
 

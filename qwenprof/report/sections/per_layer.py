@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 
 from qwenprof.diagnosis.bounds import number
 from qwenprof.diagnosis.components import Anatomy, Component, anatomy, first_block
@@ -19,11 +19,9 @@ from qwenprof.formatting import (
     times_with_interval,
 )
 from qwenprof.record.record import Record, Row
-from qwenprof.report import published as known
-from qwenprof.report.charts import Bar, BarChart, drawing
+from qwenprof.report.beside import Cells
+from qwenprof.report.exclusion import excluded
 from qwenprof.report.reading import (
-    footer,
-    is_qwen,
     outcome,
     ratio,
     series_values,
@@ -32,23 +30,31 @@ from qwenprof.report.reading import (
 )
 from qwenprof.report.section import (
     Block,
-    Figure,
     Inline,
     Paragraph,
     Section,
     Table,
     code,
     paragraph,
-    published,
     strong,
 )
 from qwenprof.report.sections._bounds import UNCOUNTED, pictures, rates
+from qwenprof.report.sections._parts_beside import (
+    FIRST,
+    OTHERS,
+    WHOLE,
+    Theirs,
+    block_beside,
+    modules_beside,
+    parts_beside,
+    role,
+    theirs_of,
+)
+from qwenprof.report.sections._parts_plot import figure
 from qwenprof.report.telling import Telling
 
 STAGE = "per-layer"
-MOST_BARS = 14
 NOTABLE = 0.10  # of the forward: a part with less to lose is no culprit
-WORTH_COMPARING = 0.005  # of the forward: below it, the bound is one launch and says little
 
 
 def compose(told: Telling) -> list[Block]:
@@ -56,19 +62,19 @@ def compose(told: Telling) -> list[Block]:
     blocks, rows = outcome(record, STAGE), record.rows(STAGE, "modules")
     if not rows:
         return blocks
-    whole = anatomy(rows)
+    whole, theirs = anatomy(rows), theirs_of(told.against)
     if whole is None:
         blocks.append(
             paragraph("The forward as a whole was not timed, so its parts have no shares.")
         )
-        return [*blocks, _modules(rows)]
+        return [*blocks, _modules(rows, "", theirs), *excluded(findings, STAGE)]
     culprit = _culprit(whole, findings)
     blocks += [_conclusion(record, whole, culprit, findings), *_doubt(whole)]
-    blocks += [_table(record, whole, culprit)]
-    blocks += [_figure(record, whole, culprit), *pictures(record, whole, culprit, _n(record))]
-    blocks += _zoom(rows, whole)
-    blocks += [_modules(rows), *_checks(record)]
-    return blocks + ([_published()] if is_qwen(record) else [])
+    blocks.append(_table(record, whole, culprit, theirs))
+    blocks.append(figure(record, whole, culprit, _n(record), theirs))
+    blocks += [*pictures(record, whole, culprit, _n(record)), *_zoom(rows, whole, theirs)]
+    blocks += [_modules(rows, whole.tower, theirs), *_checks(record)]
+    return blocks + excluded(findings, STAGE)
 
 
 def _culprit(whole: Anatomy, findings: Sequence[Finding]) -> Component | None:
@@ -124,25 +130,29 @@ def _doubt(whole: Anatomy) -> list[Block]:
     ]
 
 
-def _table(record: Record, whole: Anatomy, culprit: Component | None) -> Table:
+def _table(
+    record: Record, whole: Anatomy, culprit: Component | None, theirs: Theirs | None
+) -> Table:
     rows = [row for part in whole.components for row in _part_rows(part, part is culprit)]
-    total: tuple[Inline, ...] = ("the whole forward", "", seconds(whole.total_s), "100 %", "", "")
-    return Table(
+    total: Cells = (WHOLE, "", seconds(whole.total_s), "100 %", "", "")
+    table = Table(
         header=("Part", "Type", "Time", "Share", "Bound", "Slowdown"),
         align="llrrrr",
-        rows=(*rows, total),
+        rows=(*(cells for _, cells in rows), total),
         caption=f"Parts of one forward in the order in which it reaches them, {setting(record)}, "
         f"{_n(record)}. {_where(whole)}Parts do not overlap and add up to the forward. Bound is "
         f"the least time that the work can take at {rates(record)}. Every part is held to the GEMM "
         f"rate of the workload's dtype. Slowdown is the time over the bound. {UNCOUNTED}",
     )
+    return parts_beside(table, [*(key for key, _ in rows), WHOLE], theirs)
 
 
 def _where(whole: Anatomy) -> str:
     return f"The vision tower is at {whole.tower}. " if whole.tower else ""
 
 
-def _part_rows(part: Component, is_culprit: bool) -> list[tuple[Inline, ...]]:
+def _part_rows(part: Component, is_culprit: bool) -> list[tuple[Hashable, Cells]]:
+    """What each row is about, and its cells."""
     cells = (
         seconds(part.time_s),
         percent(part.share),
@@ -150,16 +160,17 @@ def _part_rows(part: Component, is_culprit: bool) -> list[tuple[Inline, ...]]:
         _slowdown(part.slowdown),
     )
     label: Inline = code(part.label) if part.paths else part.label
-    first: tuple[Inline, ...] = (label, part.module_type or "own code", *cells)
+    first: Cells = (label, part.module_type or "own code", *cells)
     if is_culprit:
         first = (strong(part.label), part.module_type, *(strong(cell) for cell in cells))
+    name = role(part.label)
     if part.first_s is None:
-        return [first]
+        return [(name, first)]
     others = f"· each of the other {part.count - 1}, mean"
     return [
-        first,
-        ("· the first", "", seconds(part.first_s), "", "", ""),
-        (others, "", seconds(part.mean_of_others_s), "", "", ""),
+        (name, first),
+        ((name, FIRST), ("· the first", "", seconds(part.first_s), "", "", "")),
+        ((name, OTHERS), (others, "", seconds(part.mean_of_others_s), "", "", "")),
     ]
 
 
@@ -171,70 +182,28 @@ def _slowdown(ratio_to_bound: float | None) -> str:
     return "not known" if ratio_to_bound is None else times(ratio_to_bound)
 
 
-def _figure(record: Record, whole: Anatomy, culprit: Component | None) -> Figure:
-    chart = BarChart(
-        title=f"Parts of one forward of {seconds(whole.total_s)}, {_n(record)}",
-        axis="time in one forward",
-        bars=tuple(_bar(part, part is culprit) for part in _shown(whole, culprit)),
-        write=seconds,
-        emphasis=_accusation(culprit),
-        footer=footer(record),
-    )
-    return Figure(
-        stem="per_layer",
-        alt="Bar chart of the time of each part of the forward, and the least time for its work",
-        caption="The mark on a bar is the least time that its work can take on this machine.",
-        draw=drawing(chart),
-    )
-
-
-def _accusation(culprit: Component | None) -> str:
-    if culprit is None or culprit.excess_s is None:
-        return "culprit"
-    return f"culprit: {seconds(max(0.0, culprit.excess_s))} more than its work should take"
-
-
-def _shown(whole: Anatomy, culprit: Component | None) -> list[Component]:
-    """The parts worth a bar: the largest, in the forward's order."""
-    largest = sorted(whole.components, key=lambda part: part.time_s, reverse=True)[:MOST_BARS]
-    return [part for part in whole.components if part is culprit or part in largest]
-
-
-def _bar(part: Component, is_culprit: bool) -> Bar:
-    tells = part.slowdown is not None and (part.share or 0.0) >= WORTH_COMPARING
-    over = f", {times(part.slowdown)} its bound" if tells else ""
-    return Bar(
-        label=part.label,
-        value=part.time_s,
-        note=f"{seconds(part.time_s)}, {percent(part.share)}{over}",
-        emphasis=is_culprit,
-        marks={"least time for its work": part.bound_s} if part.bound_s else {},
-    )
-
-
-def _zoom(rows: Sequence[Row], whole: Anatomy) -> list[Block]:
+def _zoom(rows: Sequence[Row], whole: Anatomy, theirs: Theirs | None) -> list[Block]:
     """The first of the blocks that take the longest, from inside."""
     repeated = [part for part in whole.components if part.count > 1 and first_block(rows, part)]
     if not repeated:
         return []
     part = max(repeated, key=lambda each: each.time_s)
     inner = first_block(rows, part)
-    return [
-        Table(
-            header=(f"Inside {part.paths[0]}", "Type", "Time", "Share of the block", "Slowdown"),
-            align="llrrr",
-            rows=tuple(
-                (
-                    code(str(row.get("path")).rpartition(".")[2]),
-                    text(row.get("module_type")),
-                    seconds(number(row.get("inclusive_s"))),
-                    _share_of(row, part.first_s),
-                    _slowdown(number(row.get("slowdown"))),
-                )
-                for row in inner
-            ),
-        )
-    ]
+    table = Table(
+        header=(f"Inside {part.paths[0]}", "Type", "Time", "Share of the block", "Slowdown"),
+        align="llrrr",
+        rows=tuple(
+            (
+                code(str(row.get("path")).rpartition(".")[2]),
+                text(row.get("module_type")),
+                seconds(number(row.get("inclusive_s"))),
+                _share_of(row, part.first_s),
+                _slowdown(number(row.get("slowdown"))),
+            )
+            for row in inner
+        ),
+    )
+    return [block_beside(table, inner, part, theirs)]
 
 
 def _share_of(row: Row, whole_s: float | None) -> str:
@@ -242,8 +211,8 @@ def _share_of(row: Row, whole_s: float | None) -> str:
     return percent(time_s / whole_s) if time_s is not None and whole_s else NOT_MEASURED
 
 
-def _modules(rows: Sequence[Row]) -> Table:
-    return Table(
+def _modules(rows: Sequence[Row], tower: str, theirs: Theirs | None) -> Table:
+    table = Table(
         header=(
             "Path",
             "Type",
@@ -261,6 +230,7 @@ def _modules(rows: Sequence[Row]) -> Table:
         caption="Inclusive time holds what a module calls, exclusive time does not.",
         folded=f"All {len(rows)} timed modules and functions",
     )
+    return modules_beside(table, rows, tower, theirs)
 
 
 def _module(row: Row) -> tuple[Inline, ...]:
@@ -324,24 +294,6 @@ def overhead(record: Record) -> str:
         f"The forward takes {seconds(with_s)} with the marks that time its parts and "
         f"{seconds(plain_s)} without ({counts}): "
         f"{times_with_interval(with_s / plain_s, change)}.{noise}"
-    )
-
-
-def _published() -> Table:
-    return Table(
-        header=("Part", "Time", "Share"),
-        align="lrr",
-        rows=tuple(
-            (
-                published(name),
-                published(seconds(time_s)),
-                published(percent(time_s / known.TOTAL_S)),
-            )
-            for name, time_s in known.COMPONENTS_S.items()
-        ),
-        caption=f"{known.SOURCE} Batch 1, {count(known.PATCHES)} patches, total "
-        f"{seconds(known.TOTAL_S)}. Shares are computed from these times.",
-        folded="The published component times",
     )
 
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import re
+from collections.abc import Hashable, Sequence
 
 from qwenprof.diagnosis.bounds import number
 from qwenprof.formatting import NOT_MEASURED, count, plural, significant
 from qwenprof.record.record import Record, Row
+from qwenprof.report.beside import beside, by_key, outlined, told_of
 from qwenprof.report.charts import Bar, BarChart, drawing
 from qwenprof.report.reading import device_name, footer, outcome, reasons, text
 from qwenprof.report.section import (
@@ -19,7 +21,7 @@ from qwenprof.report.section import (
     paragraph,
     strong,
 )
-from qwenprof.report.telling import Telling
+from qwenprof.report.telling import Other, Telling
 
 STAGE, CONV = "verify", "Conv3d"
 RELATIVE = "relative error (2-norm)"
@@ -34,9 +36,10 @@ def compose(told: Telling) -> list[Block]:
     blocks.append(paragraph(*_conclusion(judged)))
     against_fp64 = [row for row in judged if row.get("metric") == RELATIVE]
     if against_fp64:
-        blocks += [_numerics(record, against_fp64), _figure(record, against_fp64)]
+        blocks.append(_numerics(record, against_fp64, told.against))
+        blocks.append(_figure(record, against_fp64, told.against))
     others = [row for row in judged if row.get("metric") != RELATIVE]
-    blocks += [_others(others)] if others else []
+    blocks += [_others(record, others, told.against)] if others else []
     blocks.append(_sources(judged))
     why = reasons(rows, "{check}")
     return blocks + ([paragraph(strong("Not checked:")), Bullets(items=tuple(why))] if why else [])
@@ -79,15 +82,41 @@ def _failed(checks: Sequence[Row]) -> str:
     return f" It failed: {', '.join(names)}." if names else ""
 
 
-def _numerics(record: Record, rows: Sequence[Row]) -> Table:
+def _key(row: Row) -> Hashable:
+    """Of a result against fp64."""
+    return tuple(text(row.get(name)) for name in ("check", "dtype", "variant", "must_fail"))
+
+
+def _theirs(other: Other | None) -> dict[Hashable, Row]:
+    """The other record's errors against fp64."""
+    rows = other.rows(STAGE, "checks") if other else []
+    return by_key(
+        [row for row in rows if row.get("metric") == RELATIVE and number(row.get("value"))], _key
+    )
+
+
+def _numerics(record: Record, rows: Sequence[Row], other: Other | None) -> Table:
+    theirs = _theirs(other)
+    return beside(
+        _own_numerics(record, rows),
+        [_key(row) for row in rows],
+        other,
+        {"relative error": told_of(theirs, lambda row: significant(number(row.get("value"))))},
+        {key: _named(row) for key, row in theirs.items()},
+    )
+
+
+def _named(row: Row) -> tuple[Inline, ...]:
+    return text(row.get("dtype")), text(row.get("variant")), text(row.get("check"))
+
+
+def _own_numerics(record: Record, rows: Sequence[Row]) -> Table:
     return Table(
         header=("dtype", "Computed by", "Result", "Patches", "Relative error", "Tolerance", ""),
         align="lllrrrl",
         rows=tuple(
             (
-                text(row.get("dtype")),
-                text(row.get("variant")),
-                text(row.get("check")),
+                *_named(row),
                 count(number(row.get("patches"))),
                 significant(number(row.get("value"))),
                 significant(number(row.get("tolerance"))),
@@ -106,16 +135,53 @@ def _verdict(row: Row) -> Inline:
     return "passed" if row.get("passed") else strong("FAILED")
 
 
-def _others(rows: Sequence[Row]) -> Table:
+def _others(record: Record, rows: Sequence[Row], other: Other | None) -> Table:
+    checks = other.rows(STAGE, "checks") if other else []
+    judged = [row for row in checks if row.get("metric") != RELATIVE and _known(row)]
+    theirs = by_key(judged, lambda row: _what(row, other.record if other else record))
+    return beside(
+        _own_others(rows),
+        [_what(row, record) for row in rows],
+        other,
+        {"": told_of(theirs, _their_value)},
+        {key: _named_other(row) for key, row in theirs.items()},
+    )
+
+
+def _what(row: Row, record: Record) -> Hashable:
+    """What a check is of, without what differs from run to run: how many images, which setting.
+
+    A check of the whole model is in the dtype of the workload, whether its row says so or not.
+    """
+    check = re.split(r",| of ", text(row.get("check")))[0]
+    dtype = row.get("dtype") or record.workload.get("dtype")
+    return check, text(dtype), text(row.get("metric")).partition(",")[0]
+
+
+def _known(row: Row) -> bool:
+    return number(row.get("value")) is not None
+
+
+def _their_value(row: Row) -> str:
+    """The value; where its source gives a bound in its place, with no more digits than that."""
+    value = number(row.get("value"))
+    if value is None or not row.get("value_is"):
+        return _value(row)
+    return f"{value:g} ({row.get('value_is')})"
+
+
+def _named_other(row: Row) -> tuple[Inline, ...]:
+    dtype = text(row.get("dtype")) if row.get("dtype") else "-"
+    return text(row.get("check")), dtype, text(row.get("reference")), text(row.get("metric"))
+
+
+def _own_others(rows: Sequence[Row]) -> Table:
     return Table(
         header=("Check", "dtype", "Against", "Metric", "Value", "Tolerance", ""),
         align="llllrrl",
         rows=tuple(
             (
-                text(row.get("check")),
-                text(row.get("dtype")) if row.get("dtype") else "-",
-                text(row.get("reference")),
-                text(row.get("metric")),
+                *_named_other(row),
                 _value(row),
                 _number(number(row.get("tolerance"))),
                 _verdict(row),
@@ -153,13 +219,15 @@ def _sources(rows: Sequence[Row]) -> Table:
     )
 
 
-def _figure(record: Record, rows: Sequence[Row]) -> Figure:
+def _figure(record: Record, rows: Sequence[Row], other: Other | None) -> Figure:
+    theirs = _theirs(other)
     kinds = tuple(dict.fromkeys(_kind(row) for row in rows))
     chart = BarChart(
         title=f"Error of the patch projection against its tolerance on {device_name(record)}",
         axis="relative error over tolerance; beyond 1 it fails",
-        bars=tuple(_bar(row, kinds) for row in rows),
+        bars=tuple(_bar(row, kinds, theirs.get(_key(row))) for row in rows),
         write=significant,
+        beside=other.label if other else "",
         kinds=kinds,
         emphasis="fails",
         footer=footer(record),
@@ -167,7 +235,8 @@ def _figure(record: Record, rows: Sequence[Row]) -> Figure:
     return Figure(
         stem="verify",
         alt="Bar chart of each result's error against fp64, as a multiple of what is allowed",
-        caption="Relative error of each result against fp64, as a multiple of its tolerance.",
+        caption="Relative error of each result against fp64, as a multiple of its tolerance."
+        + outlined(chart, other),
         draw=drawing(chart),
     )
 
@@ -176,16 +245,23 @@ def _kind(row: Row) -> str:
     return "the control, which must fail" if row.get("must_fail") else text(row.get("variant"))
 
 
-def _bar(row: Row, kinds: Sequence[str]) -> Bar:
-    value, tolerance = number(row.get("value")), number(row.get("tolerance"))
+def _ratio(row: Row | None) -> float | None:
+    """Of a value to its tolerance; None where there is none above nought."""
+    value, tolerance = (number(row.get(key)) if row else None for key in ("value", "tolerance"))
     ratio = value / tolerance if value is not None and tolerance else None
+    return ratio if ratio is not None and ratio > 0 else None
+
+
+def _bar(row: Row, kinds: Sequence[str], theirs: Row | None) -> Bar:
     return Bar(
         label=f"{row.get('check')}, {row.get('dtype')}",
-        value=ratio if ratio is not None and ratio > 0 else None,
-        note=f"{significant(value)}, {row.get('variant')}",
+        value=_ratio(row),
+        note=f"{significant(number(row.get('value')))}, {row.get('variant')}",
         emphasis=not row.get("passed") and not row.get("must_fail"),
         kind=kinds.index(_kind(row)),
         marks={"tolerance": 1.0},
+        beside=_ratio(theirs),
+        beside_note=significant(number(theirs.get("value"))) if theirs else "",
     )
 
 

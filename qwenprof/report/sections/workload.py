@@ -1,4 +1,4 @@
-"""What ran, and where it differs from the published case."""
+"""What ran, and where it differs from what stands beside it: the published case, another run."""
 
 from __future__ import annotations
 
@@ -7,10 +7,9 @@ from collections.abc import Sequence
 from qwenprof.diagnosis.bounds import number
 from qwenprof.formatting import NOT_MEASURED, count, listed, plural
 from qwenprof.record.record import Cell, Record
-from qwenprof.report import published as known
-from qwenprof.report.reading import device_name, is_measured, is_qwen
-from qwenprof.report.section import Block, Inline, Section, Table, paragraph, published, strong
-from qwenprof.report.telling import Telling
+from qwenprof.report.reading import device_name, is_measured
+from qwenprof.report.section import Block, Inline, Section, Table, paragraph, strong
+from qwenprof.report.telling import Other, Telling, is_published
 
 PARTS = {"vision": "vision tower alone", "full": "full model (prefill)"}
 NAMES = {
@@ -25,16 +24,20 @@ NAMES = {
     "sequence_length": "Sequence length (tokens)",
 }
 RANDOM = "random"
+PROVOKED, NOT_PROVOKED = "What was provoked", "nothing"
+NOT_RECORDED = "not recorded"
 CLOSE_SIZE = 0.10  # sizes are rounded to whole patches anyway
 
 
 def compose(told: Telling) -> list[Block]:
     record = told.record
     blocks: list[Block] = [paragraph(_in_words(record))]
-    if is_qwen(record):
-        rows = _rows(record)
-        different = [name for name, _, _, same in rows if not same]
-        blocks += [paragraph(_difference(different)), _table(rows)]
+    if told.against is not None:
+        rows = _rows(record, told.against.record)
+        different = [name for name, here, there in rows if _same(here, there) == "no"]
+        own = "This run, published" if is_published(record) else "This run"
+        table = _table(rows, own, told.against)
+        blocks += [paragraph(_difference(different, told.against)), table]
     return blocks
 
 
@@ -74,37 +77,29 @@ def weights(record: Record) -> str:
     return str(source) if source else RANDOM
 
 
-def _rows(record: Record) -> list[tuple[str, str, str, bool]]:
-    """Property, this run, published, and whether they are the same."""
-    facts = record.workload
-    rows = [
-        (
-            name,
-            _said(key, facts.get(key), facts.get("scope")),
-            _said(key, known.WORKLOAD[key], "full"),
-            _same(key, facts.get(key), facts.get("scope")),
-        )
-        for key, name in NAMES.items()
-    ]
-    device, batches = device_name(record), _batches(record)
-    listed_batches = ", ".join(map(str, batches)) if batches else NOT_MEASURED
-    source = weights(record)
+def _rows(record: Record, other: Record) -> list[tuple[str, str, str]]:
+    """Property, what it is here, and what it is in the other record."""
+    here, there = _properties(record), _properties(other)
+    unprovoked = here[PROVOKED] == there[PROVOKED] == NOT_PROVOKED
     return [
-        ("Device", device, known.DEVICE, device == known.DEVICE),
-        *rows,
-        (
-            "Batch sizes swept",
-            listed_batches,
-            ", ".join(map(str, known.BATCH_SIZES)),
-            batches == list(known.BATCH_SIZES),
-        ),
-        ("Weights", source, "checkpoint", source != RANDOM),
+        (name, here[name], there[name]) for name in here if not (name == PROVOKED and unprovoked)
     ]
+
+
+def _properties(record: Record) -> dict[str, str]:
+    facts, batches = record.workload, _batches(record)
+    return {
+        "Device": device_name(record),
+        **{name: _said(key, facts.get(key), facts.get("scope")) for key, name in NAMES.items()},
+        "Batch sizes swept": ", ".join(map(str, batches)) if batches else NOT_MEASURED,
+        "Weights": weights(record),
+        PROVOKED: str(facts.get("provoke") or NOT_PROVOKED),
+    }
 
 
 def _said(key: str, value: Cell, scope: Cell) -> str:
     if value is None:
-        return NOT_MEASURED
+        return NOT_RECORDED
     if key == "scope":
         return PARTS.get(str(value), str(value))
     if key == "sequence_length" and scope == "vision":
@@ -112,36 +107,40 @@ def _said(key: str, value: Cell, scope: Cell) -> str:
     return count(number(value)) if number(value) is not None else str(value)
 
 
-def _same(key: str, value: Cell, scope: Cell) -> bool:
-    return value == known.WORKLOAD[key] and not (key == "sequence_length" and scope == "vision")
-
-
 def _batches(record: Record) -> list[int]:
     rows = record.rows("batch-sweep", "batches")
     return sorted({int(number(row.get("batch")) or 0) for row in rows if is_measured(row)})
 
 
-def _difference(different: Sequence[str]) -> str:
+def _same(here: str, there: str) -> str:
+    if NOT_RECORDED in (here, there):
+        return "not known"
+    return "yes" if here == there else "no"
+
+
+def _difference(different: Sequence[str], other: Other) -> str:
+    case = "the published case" if other.is_published else "the other run"
     if not different:
-        return "It is the published case: every property below is the same."
+        return f"No property below is known to differ from {case}."
     plain = [name.partition(" (")[0] for name in different]
     names = listed([name[0].lower() + name[1:] for name in plain])
     return (
-        f"It differs from the published case in {names}. Times are comparable with the "
-        "published ones only where device and work are the same."
+        f"It differs from {case} in {names}. Times are comparable with those of {case} only where "
+        "device and work are the same."
     )
 
 
-def _table(rows: Sequence[tuple[str, str, str, bool]]) -> Table:
+def _table(rows: Sequence[tuple[str, str, str]], own: str, other: Other) -> Table:
     body: list[tuple[Inline, ...]] = [
-        (name, here if same else strong(here), published(there), "yes" if same else "no")
-        for name, here, there, same in rows
+        (name, strong(here) if same == "no" else here, other.set(there), same)
+        for name, here, there in rows
+        if (same := _same(here, there))
     ]
     return Table(
-        header=("Property", "This run", "Published case", "Same"),
+        header=("Property", own, other.label, "Same"),
         align="llll",
         rows=tuple(body),
-        caption="What differs from the published case is in bold.",
+        caption=f"What differs is in bold. {other.source}",
     )
 
 

@@ -32,8 +32,9 @@ class Other:
 
     @property
     def label(self) -> str:
-        """What its figures are, for the header of a column: "published, NVIDIA H200"."""
-        return f"{self.kind}, {device_name(self.record)}"
+        """What its figures are, for the header of a column: "published, H200"."""
+        device = device_name(self.record).removeprefix("NVIDIA ").removeprefix("GeForce ")
+        return f"{self.kind}, {device}"
 
     @property
     def source(self) -> str:

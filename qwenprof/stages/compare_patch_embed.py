@@ -10,6 +10,7 @@ against an fp64 reference, so that a convolution which computes something wrong 
 
 from __future__ import annotations
 
+import statistics
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
@@ -20,20 +21,24 @@ from qwenprof.stages._projection import BACKWARD, FORWARD, Projection, conv_and_
 from qwenprof.stages._rounds import Round, is_able, run_round
 from qwenprof.stages._timed_row import empty_row
 from qwenprof.stages._variants import CONV, FIX, FUSED, LINEAR, variants
+from qwenprof.stages._whole_forward import add_unmeasured, compare_whole_forwards
 from qwenprof.stages.matmul import DTYPES
 from qwenprof.stages.stage import Bench, Stage
 
 if TYPE_CHECKING:
     import torch
+    from torch import nn
 
     from qwenprof.stages._fused_worker import Order
     from qwenprof.workload.family import Tower
+    from qwenprof.workload.loading import Subject
 
 SMALLEST_COUNT, STEP = 64, 4
 ALWAYS = (CONV, FIX, LINEAR)
 # of the stage's seconds; what is left is for what runs alone. A convolution of 16 s on a GPU has
-# to fit twice into the share of the two patch counts that matter most
-MAIN_SHARE, OTHER_COUNTS_SHARE, OTHER_DTYPES_SHARE, BACKWARD_SHARE = 0.55, 0.1, 0.1, 0.08
+# to fit twice into the share of the two patch counts that matter most, and into that of the forward
+MAIN_SHARE, WHOLE_SHARE = 0.315, 0.43
+OTHER_COUNTS_SHARE, OTHER_DTYPES_SHARE, BACKWARD_SHARE = 0.057, 0.057, 0.046
 FUSED_WHAT = 'from_pretrained(..., fusion_config={"patch_embeddings": True}) of transformers'
 FUSED_CASE_S, FUSED_START_S = 0.5, 8.0  # torch and transformers are imported anew
 
@@ -41,7 +46,7 @@ FUSED_CASE_S, FUSED_START_S = 0.5, 8.0  # torch and transformers are imported an
 def measure(bench: Bench) -> None:
     subject, clock = bench.subject(), bench.sampler.clock
     deadline_s = clock.now_s() + bench.budget_s
-    path, conv, patches = conv_and_patches(subject)
+    path, conv, patches = _projection(bench, subject)
     forward = Round(
         bench=bench,
         path=path,
@@ -55,12 +60,32 @@ def measure(bench: Bench) -> None:
     _compare(forward, ends, MAIN_SHARE, every_variant=True)
     _compare(backward, ends, BACKWARD_SHARE, every_variant=True)
     _run_fused(subject.require_vision().tower, [forward, backward], deadline_s - clock.now_s())
+    compare_whole_forwards(bench, subject, conv_s=_conv_s(forward), share=WHOLE_SHARE)
     _compare(forward, between, OTHER_COUNTS_SHARE)
     for dtype in (each for each in DTYPES if each != bench.dtype):
         projection = Projection.of(conv, patches, _torch_dtype(dtype))
         other = replace(forward, dtype=dtype, projection=projection)
         _compare(other, [*ends, *between], OTHER_DTYPES_SHARE / (len(DTYPES) - 1))
     _run_alone([forward, backward], deadline_s)
+
+
+def _projection(bench: Bench, subject: Subject) -> tuple[str, nn.Conv3d, torch.Tensor]:
+    """The model's own projection and the workload's patches.
+
+    Raises:
+        NotApplicable: there is none to compare; the rows of the whole forward say so too.
+    """
+    try:
+        return conv_and_patches(subject)
+    except NotApplicable as error:
+        add_unmeasured(bench, subject, error)
+        raise
+
+
+def _conv_s(forward: Round) -> float:
+    """Seconds of the convolution as dispatched on the workload's patches; 0 if not measured."""
+    samples = forward.baselines.get(forward.key(CONV))
+    return statistics.median(samples) if samples else 0.0
 
 
 def patch_counts(most: int) -> list[int]:
@@ -176,7 +201,7 @@ STAGE = Stage(
     question="Is it the patch embedding's convolution?",
     suspect="Conv3d where a linear layer would do",
     measure=measure,
-    budget_s=32.0,
-    alone_budget_s=100.0,
+    budget_s=56.0,
+    alone_budget_s=150.0,
     example="qwenprof compare-patch-embed --dtype bf16 --frames 8",
 )

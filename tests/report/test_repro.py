@@ -127,7 +127,8 @@ def test_its_factor_agrees_with_the_comparison(tmp_path: Path) -> None:
     """Both measured in this test, on the slow path of this machine."""
     with tiny_size():
         options = {**TINY, "provoke": "slow-conv"}
-        record = runner.run(Workload.default(**options), ["compare-patch-embed", "dispatch"])
+        stages = ["compare-patch-embed", "dispatch"]
+        record = runner.run(Workload.default(**options), stages, budget_s=14.0)
     measured = comparison(record)
     assert measured is not None
     found = reproduction(record, diagnose(record))

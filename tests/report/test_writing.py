@@ -104,7 +104,8 @@ from qwenprof.report.section import sections
 sections()
 assert not {{"matplotlib", "pandas", "torch"}} & set(sys.modules), "discovery is not light"
 from qwenprof.report.writing import write_report
-paths = write_report(load(Path({str(GOLDEN.with_suffix(".json"))!r})), {str(tmp_path)!r})
+given = load(Path({str(GOLDEN.with_suffix(".json"))!r}))
+paths = write_report(given, {str(tmp_path)!r}, ("md", "html"))
 assert len(paths) == 8
 assert not {{"torch", "transformers", "matplotlib.pyplot"}} & set(sys.modules)
 """

@@ -1,4 +1,7 @@
-"""The machine and the software, as tables, and the state of the machine while stages ran."""
+"""The machine and the software, as tables, and the state of the machine while stages ran.
+
+What is not known, not installed or not set is in the appendix alone, which tells every fact.
+"""
 
 from __future__ import annotations
 
@@ -26,26 +29,26 @@ PRIVATE = re.compile(r"host_?name|user|home|path|serial|uuid|address|cwd|folder"
 def compose(told: Telling) -> list[Block]:
     record = told.record
     order = {name: record.environment.get(name, {}) for name in TITLES} | record.environment
-    blocks: list[Block] = [_facts(name, facts) for name, facts in order.items() if facts]
+    blocks = [block for name, facts in order.items() for block in _facts(name, facts)]
     if not blocks:
         blocks.append(paragraph("The record holds no environment."))
     return blocks + _conditions(record) + _command(record)
 
 
-def _facts(section: str, facts: Facts) -> Block:
-    shown = {key: value for key, value in facts.items() if not PRIVATE.search(key)}
-    known = {key: value for key, value in shown.items() if value is not None}
-    absent = [key for key, value in shown.items() if value is None]
-    title = TITLES.get(section, section)
-    missing = f"Not set or not found: {', '.join(absent)}." if absent else ""
+def _facts(section: str, facts: Facts) -> list[Block]:
+    """What is known of one section; nothing where that is none."""
+    known = {
+        key: value for key, value in facts.items() if value is not None and not PRIVATE.search(key)
+    }
     if not known:
-        return paragraph(f"{title}. {missing}")
-    return Table(
-        header=(title, ""),
-        align="ll",
-        rows=tuple((_named(key), _value(key, value)) for key, value in known.items()),
-        caption=missing,
-    )
+        return []
+    return [
+        Table(
+            header=(TITLES.get(section, section), ""),
+            align="ll",
+            rows=tuple((_named(key), _value(key, value)) for key, value in known.items()),
+        )
+    ]
 
 
 def _named(key: str) -> Inline:

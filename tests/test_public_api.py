@@ -12,12 +12,14 @@ import qwenprof
 
 def test_all_names_what_the_documentation_promises() -> None:
     assert sorted(qwenprof.__all__) == [
+        "Comparison",
         "Finding",
         "QwenprofError",
         "Record",
         "Workload",
         "__version__",
         "apply_fix",
+        "compare",
         "diagnose",
         "fixed",
         "linearize",

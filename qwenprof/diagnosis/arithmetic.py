@@ -83,6 +83,11 @@ SERIES = (
     ),
     Sampled(stage="compare-patch-embed", table="variants", key=variant_series),
     Sampled(
+        stage="compare-patch-embed",
+        table="after_fix",
+        key=lambda row: f"whole forward/{row.get('variant')}/batch={row.get('batch')}",
+    ),
+    Sampled(
         stage="dispatch",
         table="experiments",
         key=lambda row: f"{row.get('module')}/{row.get('experiment')}",

@@ -33,9 +33,9 @@ MIN_CHANGE = 0.03
 JUDGEMENTS: tuple[Judgement, ...] = get_args(Judgement)
 CHANGED: tuple[Judgement, ...] = ("FASTER", "SLOWER", "DIFFERENT")
 JUDGED: tuple[Judgement, ...] = (*CHANGED, "SAME")
-GATES = ("slower", "different")
 
 Gate = Literal["slower", "different"]
+GATES: tuple[Gate, ...] = ("slower", "different")
 
 
 @dataclass(frozen=True, kw_only=True)

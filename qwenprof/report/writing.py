@@ -70,6 +70,8 @@ def write_report(
         record = redacted(record)
         against = record if alone else against and redacted(against)
     told = telling(record, diagnose(record), against=against, samples=samples)
+    if "ticket" in formats:
+        _check_target(target)
     folder = Path(out)
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -139,6 +141,13 @@ def _ticket(report: Report, folder: Path) -> list[Path]:
     pages = [*_markdown(report, folder), *_html(report, folder)]
     attached = [*(folder / f"{stem}.png" for stem in report.pictures), *pages]
     return write_ticket(report.told, folder, report.target, attached)
+
+
+def _check_target(target: str) -> None:
+    from qwenprof.report.ticket import TARGETS
+
+    if target not in TARGETS:
+        raise UsageError(f"--for {target}: choose from {', '.join(TARGETS)}")
 
 
 def _made(record: Record) -> str:

@@ -38,18 +38,14 @@ def test_they_say_that_there_is_nothing(empty_record: Record, section: str) -> N
     assert text.startswith(("**Not measured.** The record holds no stage", "The record holds"))
 
 
-def test_every_timed_module_is_dumped_and_the_other_records_after_it() -> None:
-    own, theirs = (
-        block for block in blocks_of(SLOW, "appendix-modules") if isinstance(block, Table)
-    )
+def test_every_timed_module_is_dumped_beside_the_other_records() -> None:
+    (table,) = (block for block in blocks_of(SLOW, "appendix-modules") if isinstance(block, Table))
 
-    assert len(own.rows) == len(SLOW.rows("per-layer", "modules"))
-    assert own.folded == "All 53 timed modules and functions"
-    assert theirs.folded is not None
-    assert "published" in theirs.folded
+    assert len(table.rows) == len(SLOW.rows("per-layer", "modules"))
+    assert table.folded == "All 53 timed modules and functions"
     text = told(SLOW, "appendix-modules")
     assert "| `blocks.23` | Qwen3VLVisionBlock | 1 | 51.7 ms | 51.7 ms | 3.17 % | 50.8 ms |" in text
-    assert "*23.4 ms*" in text
+    assert "| *23.4 ms* |" in text
 
 
 def test_a_dump_that_is_too_long_says_what_it_leaves_out(changed: Callable[..., Record]) -> None:
@@ -143,4 +139,4 @@ def test_hostile_paths_and_types_stay_in_their_cells(
     text = told(record, "appendix-modules")
 
     widths = {line.replace(r"\|", "").count("|") for line in text.splitlines() if line[:2] == "| "}
-    assert widths == {13}
+    assert len(widths) == 1

@@ -267,7 +267,8 @@ def test_per_layer_names_the_culprit(simulated_gpu: Record, findings: list[Findi
         "93.5 us that its work should take at least on this machine."
     )
     assert "| **patch_embed** |" in text
-    assert "All 78 timed modules and functions" in text
+    assert "All timed modules and functions are in Appendix A." in text
+    assert "78" in told(simulated_gpu, "appendix-modules")
 
 
 def test_per_layer_calls_nobody_a_culprit_whom_no_finding_accuses(simulated_gpu: Record) -> None:

@@ -40,6 +40,10 @@ TABLES = {
     ),
     ("attention-sweep", "backends"): "attention batch median_s peak_bytes status reason",
     ("breakdown", "phases"): "phase median_s share status reason",
+    ("compare-patch-embed", "after_fix"): (
+        "variant batch images patches median_s ci_low_s ci_high_s n first_call_s per_sample_s "
+        "speedup speedup_low speedup_high peak_bytes status reason"
+    ),
     ("per-layer", "modules"): (
         "path module_type calls inclusive_s exclusive_s share flops bytes bound_s excess_s slowdown"
     ),

@@ -10,11 +10,9 @@ from qwenprof.diagnosis.finding import Finding
 from qwenprof.formatting import (
     NOT_MEASURED,
     count,
-    flop,
     listed,
     percent,
     seconds,
-    size,
     times,
     times_with_interval,
 )
@@ -45,7 +43,6 @@ from qwenprof.report.sections._parts_beside import (
     WHOLE,
     Theirs,
     block_beside,
-    modules_beside,
     parts_beside,
     role,
     theirs_of,
@@ -67,13 +64,13 @@ def compose(told: Telling) -> list[Block]:
         blocks.append(
             paragraph("The forward as a whole was not timed, so its parts have no shares.")
         )
-        return [*blocks, _modules(rows, "", theirs), *excluded(findings, STAGE)]
+        return [*blocks, *excluded(findings, STAGE)]
     culprit = _culprit(whole, findings)
     blocks += [_conclusion(record, whole, culprit, findings), *_doubt(whole)]
     blocks.append(_table(record, whole, culprit, theirs))
     blocks.append(figure(record, whole, culprit, _n(record), theirs))
     blocks += [*pictures(record, whole, culprit, _n(record)), *_zoom(rows, whole, theirs)]
-    blocks += [_modules(rows, whole.tower, theirs), *_checks(record)]
+    blocks += [paragraph("All timed modules and functions are in Appendix A."), *_checks(record)]
     return blocks + excluded(findings, STAGE)
 
 
@@ -209,44 +206,6 @@ def _zoom(rows: Sequence[Row], whole: Anatomy, theirs: Theirs | None) -> list[Bl
 def _share_of(row: Row, whole_s: float | None) -> str:
     time_s = number(row.get("inclusive_s"))
     return percent(time_s / whole_s) if time_s is not None and whole_s else NOT_MEASURED
-
-
-def _modules(rows: Sequence[Row], tower: str, theirs: Theirs | None) -> Table:
-    table = Table(
-        header=(
-            "Path",
-            "Type",
-            "Calls",
-            "Inclusive",
-            "Exclusive",
-            "Share",
-            "FLOP",
-            "Bytes",
-            "Bound",
-            "Slowdown",
-        ),
-        align="llrrrrrrrr",
-        rows=tuple(_module(row) for row in rows),
-        caption="Inclusive time holds what a module calls, exclusive time does not.",
-        folded=f"All {len(rows)} timed modules and functions",
-    )
-    return modules_beside(table, rows, tower, theirs)
-
-
-def _module(row: Row) -> tuple[Inline, ...]:
-    numbers = {key: number(value) for key, value in row.items()}
-    return (
-        code(str(row.get("path")) or "(root)"),
-        text(row.get("module_type")),
-        count(numbers.get("calls")),
-        seconds(numbers.get("inclusive_s")),
-        seconds(numbers.get("exclusive_s")),
-        percent(numbers.get("share")),
-        flop(numbers.get("flops")),
-        size(numbers.get("bytes")),
-        _bound(numbers.get("bound_s")),
-        _slowdown(numbers.get("slowdown")),
-    )
 
 
 def _n(record: Record) -> str:

@@ -20,9 +20,9 @@ from qwenprof.harness.statistics import Ratio
 
 Judgement = Literal["FASTER", "SLOWER", "SAME", "DIFFERENT", "INCONCLUSIVE", "NOT COMPARED"]
 
-# Pairs of runs of the same thing on two shared cores, some 250 undisturbed cases of n >= 20: 37 %
-# lay further apart than 3 % and their own spread, 1.5 % further than this and their own spread.
-HOST_RUN_TO_RUN = 0.5
+# Pairs of runs of the same thing on two shared cores, some 250 undisturbed cases of n >= 20: 5 % lay
+# further apart than the first, 1.5 % further than the second and their own spread.
+HOST_ALIKE, HOST_RUN_TO_RUN = 0.3, 0.5
 DISTURBED = 1.0
 STEADY = 0.25  # samples that spread more in both runs together say nothing by being alike
 FEW_APART = 1.0  # two to five samples: runs of the same thing are rarely that far apart
@@ -279,8 +279,10 @@ def _steady_apart(held: _Held, noise: _Noise, least: float) -> tuple[statistics.
         return found, ""
     if noise.disturbed or noise.own > STEADY:
         return "INCONCLUSIVE", f"too noisy to be called the same: {100 * noise.value:.3g} %"
-    told_apart = statistics.judge(held.ratio, max(least, noise.own)) == "SLOWER"
-    return found, WITHIN_RUN_TO_RUN if told_apart else ""
+    if statistics.judge(held.ratio, max(least, noise.own)) != "SLOWER":
+        return found, ""
+    alike = noise.value != HOST_RUN_TO_RUN or held.ratio.value <= 1 + HOST_ALIKE
+    return found if alike else "INCONCLUSIVE", WITHIN_RUN_TO_RUN
 
 
 def _few_apart(held: _Held, noise: float) -> tuple[statistics.Judgement, str]:

@@ -108,7 +108,7 @@ def compare_whole_forwards(bench: Bench, subject: Subject, *, conv_s: float, sha
         bench.say(f"whole forwards with and without the fix, batch {batch}")
         try:
             if pair_s is None:
-                pair_s = (_trial_s(whole) + conv_s) / subject.batch
+                pair_s = _foreseen_s(whole, _trial_s(whole) + conv_s) / subject.batch
             until_s = _until_s(whole, deadline_s, pair_s, largest=batches[-1])
             pair_s = _compare(whole, until_s, pair_s * batch) / batch
         except (RuntimeError, MemoryError, QwenprofError) as error:
@@ -138,6 +138,14 @@ def _until_s(whole: WholeForward, deadline_s: float, pair_s: float, *, largest: 
     needed_s = max(ENOUGH_PAIRS * whole.batch, FEWEST_PAIRS * largest) * pair_s
     shared = whole.batch < largest and half_s >= needed_s
     return now_s + half_s if shared else deadline_s
+
+
+def _foreseen_s(whole: WholeForward, trial_s: float) -> float:
+    """Seconds of a pair of forwards: as tried, or as stages before saw them, a first call aside."""
+    from qwenprof.diagnosis.forward import forward_s
+
+    seen_s = forward_s(whole.bench.record)
+    return trial_s if seen_s is None else min(trial_s, 2 * seen_s)
 
 
 def _trial_s(whole: WholeForward) -> float:

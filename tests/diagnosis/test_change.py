@@ -134,6 +134,8 @@ def test_on_a_hosts_cores_runs_of_the_same_thing_differ_until_told_otherwise() -
     told, known = only(compare(base, new)), only(compare(base, new, run_to_run=0.05))
 
     assert (told.judgement, told.noise, told.why) == ("SAME", HOST_RUN_TO_RUN, WITHIN_RUN_TO_RUN)
+    further = record({"a": [1.4] * 30}, environment=CPU)
+    assert only(compare(base, further)).judgement == "INCONCLUSIVE"
     assert (known.judgement, known.noise) == ("SLOWER", 0.05)
     assert any("--run-to-run" in note for note in compare(base, new).notes)
 

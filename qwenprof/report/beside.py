@@ -34,14 +34,16 @@ def beside(
         keys: what each row of it is about, in the order of the rows.
         other: whose figures stand beside; None leaves the table as it is.
         columns: what each further column holds, and its figures by key; None is not known.
-        only: the first cells of a row, by key, for what the other record alone may have.
+        only: the first cells of a row, by key, for what the other record alone may have; told
+            where the reader asked for that record.
 
     Returns:
         The table with the columns that have a figure; unchanged where none has one.
     """
     if other is None:
         return table
-    rows = [*zip(keys, table.rows, strict=True), *_further(table, keys, columns, only or {})]
+    further = _further(table, keys, columns, (only or {}) if other.asked else {})
+    rows = [*zip(keys, table.rows, strict=True), *further]
     shown = {what: each for what, each in columns.items() if _has_any(each, rows)}
     if not shown:
         return table

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from qwenprof.diagnosis.finding import Finding
-from qwenprof.report.section import Block, paragraph, strong
+from qwenprof.report.section import Block, Inline, paragraph, strong
 
 LEAD = "What this excludes."
 # stage -> the rules that decide what it excludes, each with what it suspects
@@ -29,31 +29,32 @@ SUSPECTS = {
 def excluded(findings: Sequence[Finding], stage: str) -> list[Block]:
     """One paragraph; nothing where no rule of the stage was asked."""
     by_rule = {finding.rule: finding for finding in findings}
-    sentences = [
-        _sentence(by_rule[rule], suspect)
-        for rule, suspect in SUSPECTS[stage].items()
-        if rule in by_rule
-    ]
-    return [paragraph(strong(LEAD), " ", " ".join(sentences))] if sentences else []
+    spans: list[Inline] = [strong(LEAD)]
+    for rule, suspect in SUSPECTS[stage].items():
+        if rule in by_rule:
+            found = by_rule[rule]
+            spans += [" ", strong(f"{_word(found)}:"), f" {suspect}. {_because(found)}"]
+    return [paragraph(*spans)] if len(spans) > 1 else []
 
 
-def _sentence(finding: Finding, suspect: str) -> str:
+def _word(finding: Finding) -> str:
     if finding.verdict == "clear":
-        return f"{suspect[0].upper()}{suspect[1:]} as the cause: {_without_not(finding.title)}."
+        return "Excluded"
     if finding.verdict == "not assessed":
-        return f"It excludes nothing about {suspect}: {_why(finding)}"
+        return "Not assessed"
     if finding.severity == "info":
-        return f"It finds something minor about {suspect}: {finding.title}."
-    if finding.culprit:
-        return f"It convicts {finding.culprit}: {finding.title}."
-    return f"It does not exclude {suspect} as the cause: {finding.title}."
+        return "Minor"
+    return "Convicted" if finding.culprit else "Not excluded"
+
+
+def _because(finding: Finding) -> str:
+    if finding.verdict == "not assessed":
+        return finding.evidence[0] if finding.evidence else ""
+    told = _without_not(finding.title)
+    return f"{told[0].upper()}{told[1:]}."
 
 
 def _without_not(title: str) -> str:
     """What a title like "Not batching: the time of ..." says after its first words."""
     head, _, rest = title.partition(": ")
     return rest if head.startswith("Not ") and rest else title
-
-
-def _why(finding: Finding) -> str:
-    return finding.evidence[0] if finding.evidence else f"{finding.title} is not answered."

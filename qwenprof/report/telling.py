@@ -16,9 +16,13 @@ PUBLISHED_TOOL = "published"
 
 @dataclass(frozen=True, kw_only=True)
 class Other:
-    """Another record, whose figures stand beside those of the one that is told."""
+    """Another record, whose figures stand beside those of the one that is told.
+
+    asked: the reader asked for it, so what it alone has is told too; else only what both have.
+    """
 
     record: Record
+    asked: bool = True
 
     @property
     def is_published(self) -> bool:
@@ -89,7 +93,9 @@ def telling(
     return Telling(
         record=record,
         findings=tuple(findings),
-        against=None if other is None or other is record else Other(record=other),
+        against=None
+        if other is None or other is record
+        else Other(record=other, asked=against is not None),
         samples=samples,
     )
 

@@ -62,16 +62,8 @@ def write_report(
     Raises:
         UsageError: an unknown format or target, or a folder that cannot be written to.
     """
-    unknown = [name for name in formats if name not in FORMATS]
-    if unknown or not formats:
-        raise UsageError(f"--format {','.join(unknown)}: choose from {', '.join(FORMATS)}")
-    if redact:
-        alone = against is record
-        record = redacted(record)
-        against = record if alone else against and redacted(against)
-    told = telling(record, diagnose(record), against=against, samples=samples)
-    if "ticket" in formats:
-        _check_target(target)
+    _check(formats, target)
+    told = _told(record, against, samples, redact=redact)
     folder = Path(out)
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -102,6 +94,25 @@ def title(record: Record) -> str:
     """What the report is about, in one line."""
     summary = record.workload.get("summary")
     return f"qwenprof report: {summary}" if summary else "qwenprof report"
+
+
+def _check(formats: Sequence[str], target: str) -> None:
+    from qwenprof.report.ticket import TARGETS
+
+    unknown = [name for name in formats if name not in FORMATS]
+    if unknown or not formats:
+        raise UsageError(f"--format {','.join(unknown)}: choose from {', '.join(FORMATS)}")
+    if target not in TARGETS:
+        raise UsageError(f"--for {target}: choose from {', '.join(TARGETS)}")
+
+
+def _told(record: Record, against: Record | None, samples: int, *, redact: bool) -> Telling:
+    """The record and the one beside it; it stands beside nothing where both are the same."""
+    alone = against is record
+    if redact:
+        record, against = redacted(record), against and redacted(against)
+    other = record if alone else against
+    return telling(record, diagnose(record), against=other, samples=samples)
 
 
 def _drawn(told: Telling, target: str) -> Report:
@@ -141,13 +152,6 @@ def _ticket(report: Report, folder: Path) -> list[Path]:
     pages = [*_markdown(report, folder), *_html(report, folder)]
     attached = [*(folder / f"{stem}.png" for stem in report.pictures), *pages]
     return write_ticket(report.told, folder, report.target, attached)
-
-
-def _check_target(target: str) -> None:
-    from qwenprof.report.ticket import TARGETS
-
-    if target not in TARGETS:
-        raise UsageError(f"--for {target}: choose from {', '.join(TARGETS)}")
 
 
 def _made(record: Record) -> str:

@@ -14,7 +14,7 @@ from qwenprof.report import markdown, plots
 from qwenprof.report.beside import beside
 from qwenprof.report.charts import Bar, BarChart, LineChart
 from qwenprof.report.section import Block, Figure, Table, published, sections
-from qwenprof.report.telling import Other, telling
+from qwenprof.report.telling import Other, telling, usual_other
 
 STAGES = (
     "matmul",
@@ -31,7 +31,8 @@ TABLE = Table(
 
 
 def composed(record: Record, section: str, against: Record | None = None) -> list[Block]:
-    return sections()[section].compose(telling(record, against=against))
+    asked = usual_other(record) if against is None else against
+    return sections()[section].compose(telling(record, against=asked))
 
 
 def rendered(blocks: Sequence[Block]) -> str:
@@ -56,6 +57,17 @@ def twin(simulated_gpu: Record) -> Record:
     device = simulated_gpu.environment["device"] | {"name": "Other GPU"}
     environment = simulated_gpu.environment | {"device": device}
     return msgspec.structs.replace(simulated_gpu, environment=environment)
+
+
+def test_what_only_the_published_case_has_is_told_to_whoever_asked_for_it(
+    simulated_gpu: Record,
+) -> None:
+    section = sections()["attention-sweep"]
+    alone = rendered(section.compose(telling(simulated_gpu)))
+    asked = rendered(section.compose(telling(simulated_gpu, against=writeup())))
+
+    assert alone.count("\n| ") < asked.count("\n| ")
+    assert LABEL in alone
 
 
 class TestTheTable:

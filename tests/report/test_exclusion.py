@@ -33,7 +33,7 @@ def test_every_rule_that_decides_is_a_rule_that_reads_the_stage() -> None:
 
 def test_a_clear_finding_excludes_its_suspect() -> None:
     assert said(finding("attention", "clear", title="Not attention: all take the same")) == (
-        "**What this excludes.** Attention as the cause: all take the same."
+        "**What this excludes.** **Excluded:** attention. All take the same."
     )
 
 
@@ -41,26 +41,24 @@ def test_a_problem_convicts() -> None:
     found = finding(
         "attention", "problem", severity="critical", culprit="attention: eager", title="It is slow"
     )
-    assert said(found) == "**What this excludes.** It convicts attention: eager: It is slow."
+    assert said(found) == "**What this excludes.** **Convicted:** attention. It is slow."
 
 
 def test_a_problem_without_a_culprit_excludes_nothing_and_convicts_nobody() -> None:
     found = finding("batching", "problem", severity="warning", title="The work did not grow")
     assert said(found, stage="batch-sweep") == (
-        "**What this excludes.** It does not exclude batching as the cause: The work did not grow."
+        "**What this excludes.** **Not excluded:** batching. The work did not grow."
     )
 
 
 def test_a_minor_problem_is_no_conviction() -> None:
     text = said(finding("attention", "problem", culprit="x"))
-    assert "convicts" not in text
-    assert "something minor about attention" in text
+    assert text.startswith("**What this excludes.** **Minor:** attention.")
 
 
 def test_what_was_not_assessed_excludes_nothing_and_says_why() -> None:
     text = said(finding("attention", "not assessed", evidence=("Only one was measured.",)))
-    assert text.endswith("It excludes nothing about attention: Only one was measured.")
-    assert "is not answered." in said(finding("attention", "not assessed"))
+    assert text.endswith("**Not assessed:** attention. Only one was measured.")
 
 
 def test_findings_of_other_stages_are_not_told() -> None:
@@ -86,9 +84,9 @@ def test_the_published_case_excludes_all_but_the_patch_embedding() -> None:
     def last(stage: str) -> str:
         return markdown.render_block(sections()[stage].compose(told)[-1])
 
-    assert "The device as the cause: The device is healthy" in last("matmul")
-    assert "Batching as the cause: " in last("batch-sweep")
-    assert "Attention as the cause: " in last("attention-sweep")
-    assert "It convicts " in last("per-layer")
+    assert "**Excluded:** the device. The device is healthy" in last("matmul")
+    assert "**Excluded:** batching. " in last("batch-sweep")
+    assert "**Excluded:** attention. " in last("attention-sweep")
+    assert "**Convicted:** " in last("per-layer")
     assert "patch_embed" in last("per-layer")
     assert last("breakdown").startswith("**Not measured.**")

@@ -68,7 +68,7 @@ def _bar(part: Component, is_culprit: bool, theirs: Theirs | None) -> Bar:
 
 def _only_theirs(whole: Anatomy, theirs: Theirs | None) -> Sequence[Bar]:
     """Bars for the parts that this record does not have and that count in the other."""
-    if theirs is None:
+    if theirs is None or not theirs.other.asked:
         return []
     own = {role(part.label) for part in whole.components}
     return [

@@ -330,7 +330,7 @@ def _bars(rows: Sequence[Row], own: object, other: Other | None) -> tuple[Bar, .
         *(
             Bar(label=_label(row), value=None, note=NOT_MEASURED, beside=median_s(row))
             for case, row in theirs.items()
-            if case not in cases
+            if case not in cases and other is not None and other.asked
         ),
     )
 

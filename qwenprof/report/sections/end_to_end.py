@@ -9,8 +9,6 @@ from qwenprof.diagnosis.projected import (
     Effect,
     Time,
     computed_effect,
-    duration,
-    duration_with_interval,
     effects,
     main_effect,
     own_layer,
@@ -36,22 +34,17 @@ from qwenprof.report.section import (
     Bullets,
     Figure,
     Inline,
-    Paragraph,
     Section,
     Table,
     code,
     paragraph,
     strong,
 )
+from qwenprof.report.sections._dataset import dataset, dataset_sentence, with_theirs
 from qwenprof.report.telling import PUBLISHED_TOOL, Other, Telling
 
 STAGE = "compare-patch-embed"
 KINDS = ("Conv3d, as dispatched", "Linear, the fix")
-FORWARD_ALONE = (
-    "It is a projection of the forward alone, from the time of one sample: no decoding, no "
-    "loading and no start of the process, one batch after the other in one process."
-)
-CLEAR_FACTOR = 1.5  # where before and after differ by more, two digits tell them apart
 
 
 def compose(told: Telling) -> list[Block]:
@@ -64,8 +57,8 @@ def compose(told: Telling) -> list[Block]:
     why = _reasons(found)
     blocks += [paragraph(strong("Not measured, or set aside:")), Bullets(items=why)] if why else []
     if main is not None:
-        blocks += [_figure(told, found, theirs), _dataset_sentence(main, told.samples)]
-    blocks.append(_dataset(told, found, theirs))
+        blocks += [_figure(told, found, theirs), dataset_sentence(main, told.samples)]
+    blocks.append(dataset(told, found, theirs))
     return blocks + _layers(told)
 
 
@@ -163,7 +156,7 @@ def _forwards(told: Telling, found: Sequence[Effect], theirs: Sequence[Effect]) 
         f"dispatched, and the same model with the fix. {_in_turn(told.record, computed)}"
         f"{INTERVALS}",
     )
-    return _with_theirs(
+    return with_theirs(
         table,
         found,
         told.against,
@@ -187,14 +180,6 @@ def _from(record: Record, effect: Effect) -> str:
     if effect.basis == "computed":
         return "computed"
     return "published" if record.tool.name == PUBLISHED_TOOL else "measured"
-
-
-def _with_theirs(
-    table: Table, found: Sequence[Effect], other: Other | None, columns: Mapping[str, Figures]
-) -> Table:
-    batches = {batch for figures in columns.values() for batch in figures if isinstance(batch, int)}
-    only: dict[Hashable, tuple[Inline, ...]] = {batch: (count(batch),) for batch in sorted(batches)}
-    return beside(table, [each.batch for each in found], other, columns, only)
 
 
 def _cell(time: Time | None) -> str:
@@ -221,55 +206,6 @@ def _reasons(found: Sequence[Effect]) -> tuple[tuple[Inline, ...], ...]:
         for name, reason in each.reasons.items():
             cases.setdefault(reason, []).append(f"{name}, batch {each.batch}")
     return tuple((strong("; ".join(names)), f": {reason}") for reason, names in cases.items())
-
-
-def _dataset_sentence(main: Effect, samples: int) -> Paragraph:
-    before, after = main.of_samples(samples)
-    found = main.speedup
-    if before is None or after is None or found is None:
-        return paragraph(f"For {count(samples)} samples nothing can be projected.")
-    digits = 2 if found.value >= CLEAR_FACTOR else 3
-    told = [duration(each.value_s, digits) for each in (before, after)]
-    what = f"For {plural(samples, 'sample')} at batch {main.batch} that is "
-    if main.gain == "faster":
-        return paragraph(
-            what, strong(f"{told[0]} before and {told[1]} after"), f". {FORWARD_ALONE}"
-        )
-    return paragraph(
-        f"{what}{told[0]} before and {told[1]} after, a difference that means nothing as long as "
-        f"no gain was seen. {FORWARD_ALONE}"
-        if main.gain == "none seen"
-        else f"{what}{told[0]} before and {told[1]} after. {FORWARD_ALONE}"
-    )
-
-
-def _dataset(told: Telling, found: Sequence[Effect], theirs: Sequence[Effect]) -> Table:
-    table = Table(
-        header=("Batch", "Before the fix", "After the fix"),
-        align="rrr",
-        rows=tuple((count(each.batch), *_hours(each, told.samples)) for each in found),
-        caption=f"Projected time of {plural(told.samples, 'sample')}: their number times the "
-        "median of a sample, and times the ends of its interval.",
-    )
-    hours = {each.batch: each.of_samples(told.samples) for each in theirs}
-    return _with_theirs(
-        table,
-        found,
-        told.against,
-        {
-            "before": {batch: _hour(pair[0]) for batch, pair in hours.items()},
-            "after": {batch: _hour(pair[1]) for batch, pair in hours.items()},
-        },
-    )
-
-
-def _hours(effect: Effect, samples: int) -> tuple[str, str]:
-    before, after = effect.of_samples(samples)
-    return _hour(before) or NOT_MEASURED, _hour(after) or NOT_MEASURED
-
-
-def _hour(time: Time | None) -> str | None:
-    return None if time is None else duration_with_interval(time)
 
 
 def _layers(told: Telling) -> list[Block]:

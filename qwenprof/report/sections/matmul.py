@@ -268,7 +268,7 @@ def _bars(rows: Sequence[Row], other: Other | None) -> tuple[Bar, ...]:
         *(
             Bar(label=_label(row), value=None, note=NOT_MEASURED, beside=_rate(row))
             for key, row in theirs.items()
-            if key not in own
+            if key not in own and other is not None and other.asked
         ),
     )
 

@@ -34,6 +34,7 @@ class Bars:
 
     labels, values: of equal length; line: values of equal length, or ().
     axis: what the values are, with their unit.
+    limit: where the axis ends at most, unless a value lies beyond it; None for no such end.
     horizontal: for names that are long.
     """
 
@@ -43,6 +44,7 @@ class Bars:
     values: Sequence[float]
     line: Sequence[float] = ()
     horizontal: bool = False
+    limit: float | None = None
 
 
 def xychart(chart: Bars) -> Code | None:
@@ -60,12 +62,17 @@ def xychart(chart: Bars) -> Code | None:
         "xychart-beta" + (" horizontal" if shown.horizontal else ""),
         f'    title "{label(shown.title, LONGEST_TITLE)}"',
         f"    x-axis [{names}]",
-        f'    y-axis "{label(shown.axis, LONGEST_TITLE)}" 0 --> {plain(top * ROOM)}',
+        f'    y-axis "{label(shown.axis, LONGEST_TITLE)}" 0 --> {plain(_end(top, shown.limit))}',
         f"    bar [{_numbers(shown.values)}]",
     ]
     if shown.line:
         lines.append(f"    line [{_numbers(shown.line)}]")
     return Code(text="\n".join(lines), language=LANGUAGE)
+
+
+def _end(top: float, limit: float | None) -> float:
+    """Of the axis: a little above the largest value, which is never cut off."""
+    return top * ROOM if limit is None else max(top, min(top * ROOM, limit))
 
 
 def label(text: str, longest: int = LONGEST_LABEL) -> str:

@@ -129,7 +129,9 @@ def _convolution(record: Record, found: Comparison) -> list[Answer]:
 def _backend(record: Record, found: Comparison) -> str:
     cause, _ = why_passed_over(record, found)
     because = f", because {cause}" if cause else ""
-    return f"{found.backend}{because}" if found.backend else f"not recorded{because}"
+    if found.backend:
+        return f"{found.backend}{because}"
+    return f"not recorded; most likely {LAUNCHING_BACKEND}{because}" if cause else "not recorded"
 
 
 def _slope(record: Record) -> str:
@@ -222,7 +224,7 @@ def _errors(record: Record, direction: str) -> str:
         relative, largest = (number(row.get(key)) for key in ("relative_error", "max_abs_error"))
         parts = [
             *([f"{significant(relative)} relative"] if relative is not None else []),
-            *([f"{significant(largest)} at most"] if largest is not None else []),
+            *([f"largest absolute error {significant(largest)}"] if largest is not None else []),
         ]
         if parts:
             told.append(f"{name} {', '.join(parts)}")

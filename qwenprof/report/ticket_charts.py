@@ -41,6 +41,7 @@ def _shares(whole: Anatomy) -> tuple[str, Code | None]:
         labels=labels,
         values=[100 * value for value in values],
         horizontal=True,
+        limit=100.0,
     )
     return f"Share of one forward of {seconds(whole.total_s)}, by part.", xychart(chart)
 

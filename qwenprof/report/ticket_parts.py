@@ -122,9 +122,10 @@ def environment(told: Telling) -> str:
     """What it ran on: a line that is shown, and everything folded away."""
     record = told.record
     facts = rendered(Code(text=in_full(record)))
+    whose = "published" if is_published(record) else "qwenprof recorded it"
     texts = [
         rendered(paragraph(_short(in_short(record)), ".")),
-        folded("Environment, as qwenprof recorded it", facts),
+        folded(f"Environment, as {whose}", facts),
     ]
     if record.command:
         command = clean(" ".join(record.command), LONGEST_ANSWER)
@@ -270,20 +271,24 @@ def _condition(value: object) -> str:
 
 def open_ends(told: Telling) -> str:
     """What disturbed the run, and what was not measured or not assessed."""
-    items: list[tuple[Inline, ...]] = [(_short(line),) for line in caveats(told.record)]
-    items += [
-        (code(name), f": {result.status.replace('_', ' ')}", f": {_short(result.reason or '')}")
-        for name, result in told.record.stages.items()
-        if result.status != "ok"
-    ]
-    items += [
-        (strong("Not assessed:"), f" {each.title} ", _short(" ".join(each.evidence)))
-        for each in told.findings
-        if each.verdict == "not assessed"
-    ]
+    kinds: dict[str, list[tuple[Inline, ...]]] = {
+        "disturbed": [(_short(line),) for line in caveats(told.record)],
+        "not measured in full": [
+            (code(name), f": {result.status.replace('_', ' ')}", f": {_short(result.reason or '')}")
+            for name, result in told.record.stages.items()
+            if result.status != "ok"
+        ],
+        "not assessed": [
+            (strong("Not assessed:"), f" {each.title} ", _short(" ".join(each.evidence)))
+            for each in told.findings
+            if each.verdict == "not assessed"
+        ],
+    }
+    items = [item for each in kinds.values() for item in each]
     if not items:
         return rendered(paragraph("Nothing disturbed the run, and every question has an answer."))
-    title = f"Disturbed, not measured or not assessed: {len(items)}"
+    counted = "; ".join(f"{kind}: {len(each)}" for kind, each in kinds.items() if each)
+    title = counted[0].upper() + counted[1:]
     return folded(title, rendered(Bullets(items=tuple(items[:MOST_ROWS]))))
 
 

@@ -129,11 +129,33 @@ def visible(text: str) -> str:
 
 
 def shortened(text: str, longest: int) -> str:
-    """Text of at most `longest` characters; the middle goes, since paths differ at their ends."""
+    """Text of at most `longest` characters; the middle goes, since paths differ at their ends.
+
+    Words stay whole, so that no number loses digits; what is one word is cut within it.
+    """
     if len(text) <= longest:
         return text
+    whole = _whole_words(text, (longest - 3) // 2) if " " in text else None
+    if whole is not None:
+        return whole
     head = (longest - 1) // 2
     return f"{text[:head]}…{text[len(text) - (longest - 1 - head) :]}"
+
+
+def _whole_words(text: str, room: int) -> str | None:
+    """The first and last words that fit in `room` characters each; None where one does not."""
+    head = text[: room + 1].rpartition(" ")[0].rstrip() if room > 0 else ""
+    tail = text[len(text) - room - 1 :].partition(" ")[2].lstrip() if room > 0 else ""
+    return f"{head} … {tail}" if head and tail else None
+
+
+def first_sentences(text: str, longest: int) -> str:
+    """The sentences at the start that fit in `longest` characters; at least the first one."""
+    if len(text) <= longest:
+        return text
+    ends = [found.end() for found in re.finditer(r"[.!?](?= )", text)]
+    fitting = [end for end in ends if end <= longest] or ends[:1]
+    return text[: fitting[-1]] if fitting else text
 
 
 def without_homes(text: str) -> str:

@@ -107,6 +107,20 @@ def test_a_long_path_keeps_both_ends() -> None:
     assert f.shortened("model.visual.blocks.0.attn.proj", 15) == "model.v…tn.proj"
 
 
+def test_a_long_sentence_keeps_its_words_and_numbers_whole() -> None:
+    text = "a rate of 1.12 GiB per second was seen here"
+    cut = f.shortened(text, 22)
+    assert len(cut) <= 22
+    assert " … " in cut
+    assert set(cut.replace("…", "").split()) <= set(text.split())
+
+
+def test_the_first_sentences_end_where_a_sentence_ends() -> None:
+    text = "It took 1.5 s. It was slow. Nobody knows why."
+    assert f.first_sentences(text, 30) == "It took 1.5 s. It was slow."
+    assert f.first_sentences(text, 5) == "It took 1.5 s."
+
+
 @pytest.mark.parametrize(
     ("text", "expected"),
     [

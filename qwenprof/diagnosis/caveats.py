@@ -2,8 +2,18 @@
 
 from __future__ import annotations
 
-from qwenprof.formatting import plural
+from qwenprof.formatting import clean, plural
 from qwenprof.record.record import Record
+
+PROVOKED = "This record is of an experiment: nobody's model was slow by itself."
+
+
+def provoked(record: Record) -> tuple[str, str] | None:
+    """The fault that a run made on purpose, and what that means for its figures; None without."""
+    fault = record.workload.get("provoke")
+    if not fault:
+        return None
+    return f"Provoked on purpose: {clean(str(fault), 60)}.", PROVOKED
 
 
 def caveats(record: Record) -> list[str]:

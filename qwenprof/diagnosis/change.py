@@ -20,8 +20,8 @@ from qwenprof.harness.statistics import Ratio
 
 Judgement = Literal["FASTER", "SLOWER", "SAME", "DIFFERENT", "INCONCLUSIVE", "NOT COMPARED"]
 
-# Pairs of runs of the same thing on two shared cores, some 250 undisturbed cases of n >= 20: 5 % lay
-# further apart than the first, 1.5 % further than the second and their own spread.
+# Pairs of runs of the same thing on two shared cores, some 250 undisturbed cases of n >= 20: 5 %
+# lay further apart than the first, 1.5 % further than the second and their own spread.
 HOST_ALIKE, HOST_RUN_TO_RUN = 0.3, 0.5
 DISTURBED = 1.0
 STEADY = 0.25  # samples that spread more in both runs together say nothing by being alike

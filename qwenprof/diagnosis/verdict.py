@@ -11,6 +11,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from qwenprof.diagnosis.finding import Confidence, Finding, diagnose
+from qwenprof.diagnosis.projected import main_effect
 from qwenprof.diagnosis.responsibility import responsibility
 from qwenprof.formatting import listed, percent, times
 from qwenprof.record.record import Record
@@ -18,12 +19,14 @@ from qwenprof.record.record import Record
 EXPLAINS = 0.5  # of what a part costs: a cause of less is not why it is slow
 DEVICE_RULES = ("device-health", "dtype-support")
 CAUSE_RULES = ("conv-slow-backend", "conv-against-linear", "bias-cliff", "known-issue")
+CONVOLUTION_RULES = ("conv-slow-backend", "conv-against-linear")
 # about the measurement itself, or about exactness: no answer to why it is slow
 ASIDE_RULES = ("run-quality", "numerics", "exactness", "consistency", "memory")
 LAST_RULES = ("first-call",)  # leads only where nothing else does
 UNKNOWN_SHARE, UNKNOWN_CRITICAL_SHARE = 0.05, 0.5
 NEEDED_TO_BE_SURE = ("culprit", "run-quality", "conv-slow-backend")
 PIPELINE_RULES = ("input-bound",)  # their shares are of the pipeline, not of the forward
+PUBLISHED_TOOL = "published"
 CONFIDENCES: tuple[Confidence, ...] = ("high", "medium", "low")
 
 
@@ -35,6 +38,8 @@ class Verdict:
     culprit: what is to blame: a module path, a device, a setting; None where nobody is.
     part_factor: how many times as fast the culprit becomes with the cure.
     forward_share: share of the forward that the cure saves.
+    end_to_end: what whole forwards with and without the cure say, "61.1 x as published"; "" where
+        there are none.
     rules: the findings that it rests on.
     cleared: the questions that were answered with no.
     """
@@ -47,6 +52,7 @@ class Verdict:
     cure: str = ""
     part_factor: float | None = None
     forward_share: float | None = None
+    end_to_end: str = ""
     rules: tuple[str, ...] = ()
     cleared: tuple[str, ...] = ()
 
@@ -59,6 +65,11 @@ class Verdict:
     @property
     def gain(self) -> str:
         """What the cure gains, as a sentence fragment; "" where it is not known."""
+        return "; ".join(said for said in (self._computed_gain, self.end_to_end) if said)
+
+    @property
+    def _computed_gain(self) -> str:
+        """What the findings' own factor and share say of it."""
         if self.forward_share is None:
             return "" if self.part_factor is None else f"{times(self.part_factor)} for the part"
         whole = f"{percent(self.forward_share)} of the forward"
@@ -94,6 +105,7 @@ def verdict(record: Record, findings: Sequence[Finding]) -> Verdict:
         cure=because.advice or leading.advice,
         part_factor=because.factor if because.factor is not None else leading.factor,
         forward_share=None if leading.rule in PIPELINE_RULES else _share(because, leading),
+        end_to_end=_end_to_end(record, because),
         rules=tuple(rules),
         cleared=cleared,
     )
@@ -138,6 +150,15 @@ def _weight(finding: Finding, forward_of_pipeline: float) -> tuple[bool, float]:
 
 def _share(because: Finding, leading: Finding) -> float | None:
     return because.cost_share if because.cost_share is not None else leading.cost_share
+
+
+def _end_to_end(record: Record, because: Finding) -> str:
+    """What whole forwards with and without the fix say, where the finding is what it mends."""
+    effect = main_effect(record) if because.rule in CONVOLUTION_RULES else None
+    if effect is None or effect.basis != "measured" or effect.speedup is None:
+        return ""
+    how = "as published" if record.tool.name == PUBLISHED_TOOL else "measured end to end"
+    return f"{times(effect.speedup.value)} {how}"
 
 
 def _explaining(leading: Finding, problems: Sequence[Finding]) -> Finding:

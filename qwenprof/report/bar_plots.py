@@ -17,6 +17,8 @@ from qwenprof.report.plots import (
     INK,
     LONGEST_NAME,
     LONGEST_NOTE,
+    OUTLINED,
+    QUIET,
     bar_look,
     emphasis_handle,
     frame,
@@ -31,7 +33,8 @@ LEAST_END = 1e-30  # what is smaller is no measurement
 LOG_FROM = 40.0  # bars that differ by more cannot be seen side by side on a linear axis
 ALONE_HEIGHT = 0.72  # of the room that a bar has
 PAIR_IN, PAIR_HEIGHT, PAIR_Y, BESIDE_HEIGHT, BESIDE_Y = 0.44, 0.44, -0.16, 0.2, 0.26
-BESIDE: Any = {"facecolor": "white", "edgecolor": INK, "linewidth": 1.0, "linestyle": (0, (3, 2))}
+BESIDE: Any = {**OUTLINED, "edgecolor": INK}
+MEASURED_BESIDE: Any = {"facecolor": QUIET, "edgecolor": QUIET, "linewidth": 1.0}
 
 
 def draw_bars(figure: Figure, chart: BarChart) -> None:
@@ -44,7 +47,8 @@ def draw_bars(figure: Figure, chart: BarChart) -> None:
     low, high = _bar_range(chart.bars, log=log)
     signs = _signs(chart.bars)
     for row, bar in enumerate(chart.bars):
-        _draw_bar(axes, bar, row + PAIR_Y if paired else row, low, signs, paired=paired)
+        look = bar_look(bar, published=chart.published)
+        _draw_bar(axes, bar, row + PAIR_Y if paired else row, low, signs, look, paired=paired)
         _draw_beside(axes, chart, bar, row, low)
     if log:
         axes.set_xscale("log")
@@ -58,12 +62,19 @@ def draw_bars(figure: Figure, chart: BarChart) -> None:
 
 
 def _draw_bar(
-    axes: Axes, bar: Bar, y: float, low: float, signs: Mapping[str, str], *, paired: bool
+    axes: Axes,
+    bar: Bar,
+    y: float,
+    low: float,
+    signs: Mapping[str, str],
+    look: Mapping[str, Any],
+    *,
+    paired: bool,
 ) -> None:
     height = PAIR_HEIGHT if paired else ALONE_HEIGHT
     drawn = bar.value is not None and bar.value > low
     if bar.value is not None and drawn:
-        axes.barh(y, bar.value - low, left=low, height=height, **bar_look(bar))
+        axes.barh(y, bar.value - low, left=low, height=height, **look)
         if bar.interval:
             _error_bar(axes, bar.value, bar.interval, y)
     for name, value in bar.marks.items():
@@ -73,13 +84,20 @@ def _draw_bar(
 
 
 def _draw_beside(axes: Axes, chart: BarChart, bar: Bar, row: int, low: float) -> None:
-    """Hollow and thin, under the bar, with its own value: nobody takes one for the other."""
+    """Hollow and thin, under the bar, with its own value: nobody takes one for the other.
+
+    Under a published bar, which is hollow itself, it is filled.
+    """
     if bar.beside is None:
         return
     y, end = row + BESIDE_Y, max(low, bar.beside)
-    axes.barh(y, end - low, left=low, height=BESIDE_HEIGHT, **BESIDE)
+    axes.barh(y, end - low, left=low, height=BESIDE_HEIGHT, **_beside_look(chart))
     note = bar.beside_note or chart.write(bar.beside)
     note_beside(axes, f"{note}, {_kind(chart)}", (end, y), small=True)
+
+
+def _beside_look(chart: BarChart) -> dict[str, Any]:
+    return dict(MEASURED_BESIDE if chart.published else BESIDE)
 
 
 def _kind(chart: BarChart) -> str:
@@ -127,15 +145,18 @@ def _error_bar(axes: Axes, value: float, interval: tuple[float, float], y: float
 def _bar_legend(chart: BarChart) -> list[Line2D | Patch]:
     handles: list[Line2D | Patch] = []
     if chart.emphasis and any(bar.emphasis for bar in chart.bars):
-        handles.append(emphasis_handle(chart.emphasis))
+        handles.append(emphasis_handle(chart.emphasis, published=chart.published))
     if len(chart.kinds) > 1:
-        handles += [kind_handle(name, kind) for kind, name in enumerate(chart.kinds)]
+        handles += [
+            kind_handle(name, kind, published=chart.published)
+            for kind, name in enumerate(chart.kinds)
+        ]
     handles += [
         Line2D([], [], linestyle="", label=label(name), **_mark_look(sign))
         for name, sign in _signs(chart.bars).items()
     ]
     if any(bar.beside is not None for bar in chart.bars):
-        handles.append(Patch(label=label(chart.beside, LONGEST_NAME), **BESIDE))
+        handles.append(Patch(label=label(chart.beside, LONGEST_NAME), **_beside_look(chart)))
     return handles
 
 

@@ -75,7 +75,8 @@ def outlined(chart: BarChart | LineChart, other: Other | None) -> str:
         shown = any(bar.beside is not None for bar in chart.bars)
     else:
         shown = any(line.beside for panel in chart.panels for line in panel.lines)
-    return f" Outlined in black: {other.source}" if other and shown else ""
+    how = "Filled in grey" if chart.published else "Outlined in black"
+    return f" {how}: {other.source}" if other and shown else ""
 
 
 def _further(

@@ -45,6 +45,7 @@ class BarChart:
     kinds: what colour and hatch mean; one kind needs no legend.
     beside: whose figures the bars have beside them.
     footer: device, versions and workload.
+    published: its own figures were not measured: they are outlined, and its title says so.
     """
 
     title: str
@@ -55,6 +56,7 @@ class BarChart:
     emphasis: str = ""
     beside: str = ""
     footer: str = ""
+    published: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -111,11 +113,12 @@ class Panel:
 
 @dataclass(frozen=True, kw_only=True)
 class LineChart:
-    """Panels side by side, with one legend for all."""
+    """Panels side by side, with one legend for all. `published` is as in a BarChart."""
 
     title: str
     panels: tuple[Panel, ...]
     footer: str = ""
+    published: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)

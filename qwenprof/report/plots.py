@@ -23,7 +23,7 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
 from qwenprof.formatting import clean, without_homes
-from qwenprof.report.charts import Bar, Chart, Gap, Line, LineChart, Panel
+from qwenprof.report.charts import Bar, BarChart, Chart, Gap, Line, LineChart, Panel
 from qwenprof.report.scales import value_ticks
 
 DPI = 160
@@ -43,7 +43,12 @@ BESIDE: Any = {  # what another record has: always hollow, and never of a colour
     "markerfacecolor": "white",
     "markeredgewidth": 1.5,
 }
-LONGEST_LABEL, LONGEST_NOTE, LONGEST_NAME = 38, 46, 80
+MEASURED_BESIDE: Any = {"color": QUIET, "markerfacecolor": QUIET}  # beside what is outlined itself
+OUTLINED: Any = {"facecolor": "white", "linewidth": 1.0, "linestyle": (0, (3, 2))}
+DASHES, DOTS = (0, (4, 3)), (0, (1, 2))
+TITLE_FITS = 94  # characters of a title in its full size
+PUBLISHED = ", published, not measured"
+LONGEST_LABEL, LONGEST_NOTE, LONGEST_NAME, LONGEST_TITLE = 38, 46, 80, 110
 FONT = "DejaVu Sans"
 CLEAR: Any = {"facecolor": "white", "edgecolor": "none", "pad": 0.6}  # no grid through a note
 STYLE: Any = {
@@ -87,7 +92,7 @@ def draw_lines(figure: Figure, chart: LineChart) -> None:
     frame(figure, chart, _line_legend(chart), PANEL_IN)
     panels = figure.subplots(1, len(chart.panels), squeeze=False)[0]
     for axes, panel in zip(panels, chart.panels, strict=True):
-        _draw_panel(axes, panel)
+        _draw_panel(axes, panel, published=chart.published)
 
 
 def label(text: str, longest: int = LONGEST_LABEL) -> str:
@@ -108,8 +113,9 @@ def frame(figure: Figure, chart: Chart, legend: Sequence[Line2D | Patch], body_i
     top = 1 - (TITLE_IN + legend_in) / height
     engine: Any = figure.get_layout_engine()
     engine.set(rect=(0.005, FOOTER_IN / height, 0.985, top - FOOTER_IN / height))
-    title = label(chart.title, 110)
-    figure.text(0.01, 1 - 0.08 / height, title, va="top", weight="bold", fontsize=10.5)
+    title = _title(chart)
+    size = 10.5 * min(1.0, TITLE_FITS / len(title)) if title else 10.5
+    figure.text(0.01, 1 - 0.08 / height, title, va="top", weight="bold", fontsize=size)
     footer = label(chart.footer, 170)
     figure.text(0.01, 0.06 / height, footer, va="bottom", fontsize=7, color=QUIET)
     if legend:
@@ -122,6 +128,12 @@ def frame(figure: Figure, chart: Chart, legend: Sequence[Line2D | Patch], body_i
             borderpad=0.2,
             columnspacing=1.6,
         )
+
+
+def _title(chart: Chart) -> str:
+    """Whatever has to be cut, it says last that figures are published."""
+    said = PUBLISHED if isinstance(chart, BarChart | LineChart) and chart.published else ""
+    return label(chart.title, LONGEST_TITLE - len(said)) + said
 
 
 def _columns(names: Sequence[str]) -> int:
@@ -155,22 +167,26 @@ def note_beside(
     )
 
 
-def bar_look(bar: Bar) -> dict[str, Any]:
-    """Colour and hatch of a bar, for its kind or its emphasis."""
+def bar_look(bar: Bar, *, published: bool = False) -> dict[str, Any]:
+    """Colour and hatch of a bar, for its kind or its emphasis; an outline where it is published."""
+    kind = bar.kind % len(BAR_COLOURS)
+    if published and bar.emphasis:
+        return {**OUTLINED, "edgecolor": EMPHASIS, "linewidth": 2.0}
+    if published:
+        return {**OUTLINED, "edgecolor": INK, "hatch": HATCHES[kind]}
     if bar.emphasis:
         return {"color": EMPHASIS, "edgecolor": INK, "linewidth": 0.9}
-    kind = bar.kind % len(BAR_COLOURS)
     look = {"facecolor": BAR_COLOURS[kind], "hatch": HATCHES[kind]}
     return {**look, "edgecolor": INK, "linewidth": 0.6}
 
 
-def _draw_panel(axes: Axes, panel: Panel) -> None:
+def _draw_panel(axes: Axes, panel: Panel, *, published: bool) -> None:
     if panel.log or panel.log_x:
         axes.set_xscale("log")
     if panel.log:
         axes.set_yscale("log")
     for line in panel.lines:
-        _draw_line(axes, line)
+        _draw_line(axes, line, published=published)
     points = [point for line in panel.lines for point in line.points]
     xs = sorted({point.x for line in panel.lines if not line.fit_only for point in line.points})
     axes.set_xticks(xs, [f"{x:,.0f}" for x in xs])
@@ -205,8 +221,8 @@ def _draw_gap(axes: Axes, gap: Gap, least_x: float) -> None:
     )
 
 
-def _draw_line(axes: Axes, line: Line) -> None:
-    look = _line_look(line)
+def _draw_line(axes: Axes, line: Line, *, published: bool) -> None:
+    look = _line_look(line, published=published)
     axes.plot([point.x for point in line.points], [point.y for point in line.points], **look)
     for point in line.points:
         if point.interval:
@@ -233,15 +249,34 @@ def _draw_line(axes: Axes, line: Line) -> None:
             )
 
 
-def _line_look(line: Line) -> dict[str, Any]:
+def _line_look(line: Line, *, published: bool) -> dict[str, Any]:
     """Later kinds are wider and lie below, so that lines on top of each other are all seen."""
-    kind = line.kind % len(COLOURS)
     if line.fit_only:
         return {"color": QUIET, "linestyle": (0, (2, 2)), "linewidth": 1.2, "marker": ""}
     if line.beside:
-        joined = (0, (4, 3)) if line.joined else ""
-        look = {"linestyle": joined, "linewidth": 1.2, "marker": MARKERS[kind], "zorder": 4}
-        return {**BESIDE, **look}
+        return _beside_look(line, measured=published)
+    return _published_look(line) if published else _measured_look(line)
+
+
+def _beside_look(line: Line, *, measured: bool) -> dict[str, Any]:
+    """Filled and joined beside published figures, which are outlined and dashed themselves."""
+    style = ("-" if measured else DASHES) if line.joined else ""
+    marker = MARKERS[line.kind % len(COLOURS)]
+    look = {"linestyle": style, "linewidth": 1.2, "marker": marker, "zorder": 4}
+    return {**BESIDE, **look, **(MEASURED_BESIDE if measured else {})}
+
+
+def _published_look(line: Line) -> dict[str, Any]:
+    """All markers are hollow and no line is solid, so `dashed` is another marker, and dots."""
+    style = DOTS if line.dashed else DASHES
+    marker = MARKERS[(line.kind + line.dashed) % len(MARKERS)]
+    look = _measured_look(line)
+    hollow = {"markerfacecolor": "white", "markeredgewidth": 1.5, "marker": marker}
+    return {**look, **hollow, "linestyle": style if line.joined else ""}
+
+
+def _measured_look(line: Line) -> dict[str, Any]:
+    kind = line.kind % len(COLOURS)
     style = (0, (5, 2)) if line.dashed else "-"
     return {
         "color": COLOURS[kind],
@@ -254,14 +289,17 @@ def _line_look(line: Line) -> dict[str, Any]:
     }
 
 
-def emphasis_handle(name: str) -> Patch:
+def emphasis_handle(name: str, *, published: bool = False) -> Patch:
     """What the legend shows for the one bar that the reader must see."""
-    return Patch(facecolor=EMPHASIS, edgecolor=INK, label=label(name, LONGEST_NAME))
+    bar = Bar(label="", value=None, emphasis=True)
+    look = bar_look(bar, published=True) if published else {"fc": EMPHASIS, "ec": INK}
+    return Patch(label=label(name, LONGEST_NAME), **look)
 
 
-def kind_handle(name: str, kind: int) -> Patch:
+def kind_handle(name: str, kind: int, *, published: bool = False) -> Patch:
     """What the legend shows for bars of one kind."""
-    return Patch(label=label(name), **bar_look(Bar(label="", value=None, kind=kind)))
+    bar = Bar(label="", value=None, kind=kind)
+    return Patch(label=label(name), **bar_look(bar, published=published))
 
 
 def _line_legend(chart: LineChart) -> list[Line2D | Patch]:
@@ -269,7 +307,9 @@ def _line_legend(chart: LineChart) -> list[Line2D | Patch]:
     if len(lines) < 2:
         return []
     return [
-        Line2D([], [], label=label(name, LONGEST_NAME), **_line_look(line))
+        Line2D(
+            [], [], label=label(name, LONGEST_NAME), **_line_look(line, published=chart.published)
+        )
         for name, line in lines.items()
     ]
 

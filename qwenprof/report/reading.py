@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from qwenprof.diagnosis.bounds import number
+from qwenprof.diagnosis.timed_cases import is_published
 from qwenprof.formatting import NOT_MEASURED, count, seconds_with_interval
 from qwenprof.harness import statistics
 from qwenprof.record.record import Cell, Record, Row, StageResult
@@ -24,6 +25,8 @@ INTERVALS = (
     "which fewer than six samples do not have."
 )
 NO_INTERVAL = "too few samples for an interval"
+AS_PUBLISHED = "As published; how it was sampled is not stated."
+NO_INTERVAL_STATED = "no interval stated"
 
 
 def text(cell: Cell) -> str:
@@ -72,6 +75,17 @@ def n_cell(row: Row) -> str:
     if not is_measured(row):
         return "-"
     return "not stated" if samples(row) is None else count(samples(row))
+
+
+def sampled(record: Record, how: str = INTERVALS) -> str:
+    """How a record's times were taken, for a caption; of published ones it is not known."""
+    return AS_PUBLISHED if is_published(record) else how
+
+
+def no_interval(*rows: Row) -> str:
+    """Why there is no interval: too few samples, or nobody says how many there were."""
+    known = all(samples(row) is not None for row in rows)
+    return NO_INTERVAL if known else NO_INTERVAL_STATED
 
 
 def time_and_n(row: Row) -> str:
@@ -130,7 +144,7 @@ def footer(record: Record) -> str:
         _version("cuDNN", cudnn),
         _version("transformers", record.fact("packages", "transformers")),
         f"{record.tool.name} {record.tool.version}",
-        record.created[:10],
+        day if (day := record.created[:10]) != record.tool.version else "",
     ]
     return " | ".join(part for part in parts if part)
 

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 from math import prod
+from pathlib import Path
 
 from jinja2 import Environment, PackageLoader, StrictUndefined, Template
 
@@ -21,7 +22,7 @@ from qwenprof.formatting import clean, times
 from qwenprof.record.record import Record, Row
 from qwenprof.report.sections._convolution import shape
 
-NAME = "repro.py"
+NAME, SIGNATURE = "repro.py", "Written by qwenprof."
 TEMPLATE = f"{NAME}.j2"
 DTYPES = {"bf16": "bfloat16", "fp16": "float16", "fp32": "float32"}
 DEVICES = ("cpu", "cuda", "xpu")
@@ -103,6 +104,16 @@ def reproduction(record: Record, findings: Sequence[Finding]) -> Reproduction:
         said=f"{clean(timed.module, 120)} beside the equal Linear, which was {times(timed.factor)} "
         f"as fast where this was recorded.{provoked if case.off else ''}",
     )
+
+
+def remove(folder: Path) -> None:
+    """Remove the script that an earlier ticket left in a folder; nobody else's."""
+    path = folder / NAME
+    try:
+        if SIGNATURE in path.read_text(encoding="utf-8", errors="replace")[:400]:
+            path.unlink()
+    except FileNotFoundError:
+        return
 
 
 def script(case: Case) -> str:

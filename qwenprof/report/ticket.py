@@ -16,12 +16,12 @@ from qwenprof.diagnosis.responsibility import MODEL, PYTORCH
 from qwenprof.diagnosis.verdict import verdict
 from qwenprof.errors import UsageError
 from qwenprof.formatting import clean, listed, without_homes
-from qwenprof.record.record import write_atomically
+from qwenprof.record.record import Record, write_atomically
 from qwenprof.report import attachments as archive
 from qwenprof.report import repro
 from qwenprof.report import ticket_parts as parts
 from qwenprof.report.section import Inline, Paragraph, code, paragraph, strong
-from qwenprof.report.telling import Telling
+from qwenprof.report.telling import Telling, is_published
 from qwenprof.report.ticket_answers import answers
 
 NAME = "ticket.md"
@@ -144,7 +144,8 @@ def write_ticket(
         attachments: report.md, report.html and pictures that go into the archive.
 
     Returns:
-        The files that were written, ticket.md last. A repro.py of before stays where it is.
+        The files that were written, ticket.md last. Where no script is among them, a repro.py
+        that an earlier ticket left in this folder is removed; one of somebody else's is kept.
 
     Raises:
         UsageError: an unknown target.
@@ -161,6 +162,8 @@ def write_ticket(
         archive.NAME: packed.content,
         NAME: ticket(told, target, found, packed).encode(),
     }
+    if not found.script:
+        repro.remove(folder)
     for name, content in contents.items():
         write_atomically(folder / name, content)
     return [folder / name for name in contents]
@@ -208,7 +211,7 @@ def _texts(
         "open ends": lambda: parts.open_ends(told),
         "method": lambda: parts.method(told),
         "attachments": lambda: parts.rendered(_attached(packed)),
-        **_static(),
+        **_boxes(told.record),
     }
     names = [name for _, under in form.fields for name in under]
     return {
@@ -216,19 +219,21 @@ def _texts(
     }
 
 
-def _static() -> dict[str, Callable[[], str]]:
-    """What is the same in every ticket, with the boxes that a template has."""
+def _boxes(record: Record) -> dict[str, Callable[[], str]]:
+    """What is the same in every ticket but for a word, with the boxes that a template has."""
+    own = "qwenprof on the model as transformers builds it"
+    ran = "prefill of the whole model" if record.workload.get("scope") == "full" else "vision part"
     return {
         "who": lambda: (
             "Whoever keeps the vision models. This was written by a program, which tags nobody."
         ),
         "information": lambda: (
-            "- [ ] Official example scripts\n- [x] Own scripts: qwenprof on "
-            "the model as transformers builds it"
+            "- [ ] Official example scripts\n- [x] Own scripts: "
+            f"{'figures from a publication' if is_published(record) else own}"
         ),
         "tasks": lambda: (
             "- [ ] A task of the examples folder\n- [x] Own task: a forward of the "
-            "vision part, as described above"
+            f"{ran}, as described above"
         ),
         "not in vllm": lambda: NOT_IN_VLLM,
         "searched": lambda: (
@@ -266,8 +271,9 @@ def _title(told: Telling, form: Form) -> str:
     """A title for the issue, in a comment that GitHub does not show."""
     headline = verdict(told.record, told.findings).headline
     provoked = " (provoked on purpose)" if told.record.workload.get("provoke") else ""
-    safe = re.sub(r"-{2,}|[<>]", "-", clean(without_homes(headline), LONGEST_TITLE)) + provoked
-    return f"<!-- Suggested title: {form.prefix}{safe} -->"
+    published = " (published figures)" if is_published(told.record) else ""
+    safe = re.sub(r"-{2,}|[<>]", "-", clean(without_homes(headline), LONGEST_TITLE))
+    return f"<!-- Suggested title: {form.prefix}{safe}{provoked}{published} -->"
 
 
 def _left_out(cut: Sequence[str]) -> str:

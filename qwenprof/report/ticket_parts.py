@@ -6,7 +6,7 @@ import html
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from qwenprof.diagnosis.caveats import caveats
+from qwenprof.diagnosis.caveats import caveats, provoked
 from qwenprof.diagnosis.finding import Finding, rules
 from qwenprof.diagnosis.known_issues import KnownIssue
 from qwenprof.diagnosis.projection import comparison
@@ -41,11 +41,20 @@ if TYPE_CHECKING:
 
 MOST_ROWS = 60  # of a table; the rest is in the attachments
 LONGEST_ANSWER = 400  # characters of one answer of the verdict
+DISTURBED = "disturbed:"  # what a caveat about the conditions of a run begins with
 LOSES = 1.05  # times the Linear: a convolution that takes less does what is expected
 # sections that are told of other stages than the one of their name
 TOLD_OF = {
     "dispatch": ("dispatch", "compare-patch-embed"),
     "end-to-end": ("compare-patch-embed",),
+}
+# what a section says of its place in the report, as a ticket has to say it
+POINTERS = {
+    "are in Appendix A.": "are in report.md of the attachments.",
+    "are in the section of the comparison.": "are in report.md of the attachments.",
+    "the section of stage verify.": "the part of stage verify in report.md of the attachments.",
+    "this is derived from the comparison above.": "this is derived from the comparison in "
+    "report.md of the attachments.",
 }
 METHOD = (
     "The first call of each case is timed apart; then calls are sampled, after a warm-up, until "
@@ -76,7 +85,23 @@ def section(told: Telling, name: str) -> str:
     if found is None or not set(TOLD_OF.get(name, (name,))) & told.record.stages.keys():
         return ""
     blocks = found.compose(replace(told, against=None))
-    return folded(found.title, rendered(*(block for block in blocks if not _is_dump(block))))
+    return folded(
+        found.title, rendered(*(_pointed(block) for block in blocks if not _is_dump(block)))
+    )
+
+
+def _pointed(block: Block) -> Block:
+    """A paragraph or a table's caption that points to where a reader of the ticket can look."""
+    if isinstance(block, Paragraph):
+        spans = tuple(_pointer(each) if isinstance(each, str) else each for each in block.spans)
+        return replace(block, spans=spans)
+    return replace(block, caption=_pointer(block.caption)) if isinstance(block, Table) else block
+
+
+def _pointer(text: str) -> str:
+    for pointer, there in POINTERS.items():
+        text = text.replace(pointer, there)
+    return text
 
 
 def verdict_lines(told: Telling) -> str:
@@ -99,11 +124,10 @@ def verdict_lines(told: Telling) -> str:
 
 
 def _beware(record: Record) -> list[Block]:
-    provoked = record.workload.get("provoke")
     said: list[Block] = []
-    if provoked:
-        text = " This record is of an experiment: nobody's model was slow by itself."
-        said.append(paragraph(strong(f"Provoked on purpose: {_short(str(provoked))}."), text))
+    fault = provoked(record)
+    if fault is not None:
+        said.append(paragraph(strong(fault[0]), f" {fault[1]}"))
     if is_published(record):
         text = " Its figures were taken from a publication; qwenprof did not measure them."
         said.append(paragraph(strong("Published, not measured here."), text))
@@ -271,13 +295,21 @@ def _condition(value: object) -> str:
 
 def open_ends(told: Telling) -> str:
     """What disturbed the run, and what was not measured or not assessed."""
+    lines = caveats(told.record)
+    disturbed: list[tuple[Inline, ...]] = [
+        (_short(line),) for line in lines if line.startswith(DISTURBED)
+    ]
+    missing: list[tuple[Inline, ...]] = [
+        (_short(line),) for line in lines if not line.startswith(DISTURBED)
+    ]
+    missing += [
+        (code(name), f": {result.status.replace('_', ' ')}", f": {_short(result.reason or '')}")
+        for name, result in told.record.stages.items()
+        if result.status != "ok"
+    ]
     kinds: dict[str, list[tuple[Inline, ...]]] = {
-        "disturbed": [(_short(line),) for line in caveats(told.record)],
-        "not measured in full": [
-            (code(name), f": {result.status.replace('_', ' ')}", f": {_short(result.reason or '')}")
-            for name, result in told.record.stages.items()
-            if result.status != "ok"
-        ],
+        "disturbed": disturbed,
+        "not measured": missing,
         "not assessed": [
             (strong("Not assessed:"), f" {each.title} ", _short(" ".join(each.evidence)))
             for each in told.findings

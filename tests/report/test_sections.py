@@ -82,7 +82,8 @@ def test_the_summary_leads_with_the_worst_problem(
         "- **Culprit:** `model.visual.patch_embed.proj`\n"
         "- **Confidence:** high: "
     )
-    assert "- **Cure:** Look at how this part is implemented.\n- **Cleared:** batching\n" in text
+    cure = "- **Cure:** Look at how this part is implemented.\n- **Cleared:** 1 question, "
+    assert cure in text
     assert "| **PROBLEM** |" in text
     assert "| not assessed | No datasheet peak is known. |" in text
     assert "software power cap in 12% of the readings, during batch-sweep" in text
@@ -115,7 +116,7 @@ def test_the_summary_without_problems_and_without_rules(
     clear = told(simulated_gpu, "summary", findings[1:])
     assert clear.startswith("**Whether any part of the model is slow could not be assessed.**")
     assert "- **Culprit:** nobody\n" in clear
-    assert "- **Cleared:** batching\n" in clear
+    assert "- **Cleared:** 1 question, answered as clear in the table below\n" in clear
     nothing = told(simulated_gpu, "summary", findings[2:])
     assert nothing.startswith("**Nothing could be assessed: ")
     assert told(simulated_gpu, "summary").startswith("**No rule judged this record.**")

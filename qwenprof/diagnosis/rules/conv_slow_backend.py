@@ -33,6 +33,7 @@ from qwenprof.diagnosis.projection import (
     share_saved,
 )
 from qwenprof.diagnosis.rules.device_health import switched_off
+from qwenprof.formatting import clean
 from qwenprof.record.record import Record
 
 NAME, QUESTION = "conv-slow-backend", "Does the convolution run in a slow implementation?"
@@ -117,13 +118,19 @@ def _problem(record: Record, found: Comparison, said: str, confidence: Confidenc
             *differing(found),
             *saved(record, found),
         ),
-        advice=_switch_on(cause) + ADVICE,
+        advice=_first(record, cause) + ADVICE,
         links=LINKS,
     )
 
 
-def _switch_on(cause: str) -> str:
-    """Where somebody switched the library off, that comes first."""
+def _first(record: Record, cause: str) -> str:
+    """A fault made on purpose, or a library that somebody switched off, comes first."""
+    fault = record.workload.get("provoke")
+    if fault:
+        return (
+            f"Run without --provoke {clean(str(fault), 60)}: this fault was made on purpose. "
+            "Or else: "
+        )
     library, off, _ = cause.partition(" is switched off")
     return f"Switch {library} on again. Or else: " if off else ""
 

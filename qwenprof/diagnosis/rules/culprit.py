@@ -110,16 +110,29 @@ def _accusation(
         rule=NAME,
         verdict="problem",
         severity="critical" if gain_share >= DOMINANT_SHARE else "warning",
-        title=f"{_name(guilty)} takes {times(guilty.slowdown)} what its work should cost",
+        title=_title(guilty),
         culprit=_deepest(guilty, record.rows("per-layer", "modules")),
         cause=_launching(record, guilty.part),
         cost_share=min(1.0, gain_share),
         factor=guilty.part.time_s / healthy_s,
         confidence="medium" if guilty.part.bound_s else "high",
         evidence=_evidence(guilty, suspected, whole),
-        advice="Look at how this part is implemented before anything else: if it were as far from "
-        f"what it should take as the others are, it would take {seconds(healthy_s)}.",
+        advice=_advice(guilty, usual, healthy_s),
     )
+
+
+def _title(guilty: Suspect) -> str:
+    """Held against a bound it is what the work should cost; a Linear is only what it equals."""
+    beyond = "what its work should cost" if guilty.part.bound_s else "as long as the equal Linear"
+    said = times(guilty.slowdown)
+    return f"{_name(guilty)} takes {said} {beyond}"
+
+
+def _advice(guilty: Suspect, usual: float, healthy_s: float) -> str:
+    look = "Look at how this part is implemented before anything else."
+    if not guilty.part.bound_s:
+        return look
+    return f"{look} At the usual {times(usual)} of its bound it would take {seconds(healthy_s)}."
 
 
 def _operators(record: Record, part: Component) -> float:

@@ -4,17 +4,28 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from itertools import pairwise
 
-from qwenprof.diagnosis.bounds import number
+from qwenprof.diagnosis.bounds import number, positive
+from qwenprof.diagnosis.rules.batching import Sized
 from qwenprof.formatting import seconds
 from qwenprof.harness import statistics
 from qwenprof.harness.statistics import Fit
 from qwenprof.record.record import Record, Row
 from qwenprof.report.beside import outlined
 from qwenprof.report.charts import Line, LineChart, Panel, Point, drawing
-from qwenprof.report.reading import footer, interval, measured, median_s, n_cell, samples, setting
+from qwenprof.report.reading import (
+    footer,
+    interval,
+    measured,
+    median_s,
+    n_cell,
+    sampled,
+    samples,
+    setting,
+)
 from qwenprof.report.section import Figure
-from qwenprof.report.telling import Other, measured_or_published
+from qwenprof.report.telling import Other, is_published, measured_or_published
 
 STAGE = "batch-sweep"
 LOG_BATCHES = "batch, samples, logarithmic"
@@ -22,6 +33,11 @@ SPREAD_FROM = 8.0  # batches that differ by more stand too close to each other o
 NOTE_WIDTH = 0.13  # of a panel
 LOG_FROM = 40.0  # two records whose times differ by more cannot be read off one linear axis
 FIT_POINTS = 33  # a straight line is a curve on logarithmic axes
+DID_NOT_GROW = "did not grow"
+ERROR_BARS = (
+    "Error bars are the 95 % confidence interval of the median; a point without one has fewer than "
+    "six samples."
+)
 BESIDE = 3  # the kind, which is the marker, of the other record's line
 
 
@@ -33,12 +49,12 @@ def figure(record: Record, done: Sequence[Row], other: Other | None) -> Figure:
         title=f"Time against the batch, {setting(record)}",
         panels=(_whole(record, done, theirs, other), _each(record, done, theirs, other)),
         footer=footer(record),
+        published=is_published(record),
     )
     return Figure(
         stem="batch_sweep",
         alt="Two plots over the batch size: time of a forward, and time of one sample",
-        caption="Error bars are the 95 % confidence interval of the median; a point without one "
-        "has fewer than six samples." + outlined(chart, other),
+        caption=sampled(record, ERROR_BARS) + _left_out(done) + outlined(chart, other),
         draw=drawing(chart),
     )
 
@@ -64,26 +80,71 @@ def fit_of(done: Sequence[Row]) -> Fit | None:
     return statistics.fit_line([batch_of(row) for row in done], [median_s(row) for row in done])
 
 
+def grown(done: Sequence[Row]) -> Sequence[Row]:
+    """Those before the first that most likely did not grow, where patches do not tell.
+
+    The batching rule fits the same ones.
+    """
+    counted = [row for row in done if positive(row.get("patches"))]
+    sizes = [_sized(row) for row in done]
+    known = [each for each in sizes if each is not None]
+    if len(counted) > 1 or len(known) < len(done):
+        return done
+    pairs = enumerate(pairwise(known), start=1)
+    stops = (index for index, (before, after) in pairs if after.is_no_larger_than(before))
+    return done[: next(stops, len(done))]
+
+
+def _sized(row: Row) -> Sized | None:
+    keys = ("median_s", "sequence_length", "peak_bytes")
+    time_s, tokens, peak_bytes = (positive(row.get(key)) for key in keys)
+    if time_s is None or tokens is None or peak_bytes is None:
+        return None
+    return Sized(batch=int(batch_of(row)), time_s=time_s, tokens=tokens, peak_bytes=peak_bytes)
+
+
+def _stalled(done: Sequence[Row]) -> Sequence[Row]:
+    """The first batch that did not grow, if there is one; what comes after it may have."""
+    kept = len(grown(done))
+    return done[kept : kept + 1]
+
+
+def _left_out(done: Sequence[Row]) -> str:
+    return "".join(
+        f" Batch {batch_of(row):.0f} most likely did not grow: the fitted line ends before it."
+        for row in _stalled(done)
+    )
+
+
+def _own_points(done: Sequence[Row], *, each: bool) -> tuple[Point, ...]:
+    """With n, where it is known, and the batch marked that did not grow."""
+    stalled = _stalled(done)
+    return tuple(
+        _point(row, each=each, noted=True, more=DID_NOT_GROW if row in stalled else "")
+        for row in done
+    )
+
+
 def _whole(
     record: Record, done: Sequence[Row], theirs: Sequence[Row], other: Other | None
 ) -> Panel:
+    kept = grown(done)
+    fitted = _fitted(kept) if len(kept) > 2 else ()
     lines = [
         Line(
             label=measured_or_published(record),
-            points=tuple(_point(row, noted=True) for row in done),
-            joined=len(done) <= 2,
+            points=_own_points(done, each=False),
+            joined=len(kept) <= 2,
         )
     ]
-    fitted = _fitted(done)
-    lines += [Line(label="fitted line", points=fitted, fit_only=True)] if len(done) > 2 else []
+    lines += [Line(label="fitted line", points=fitted, fit_only=True)] if len(kept) > 2 else []
     lines += _beside(tuple(_point(row) for row in theirs), other)
     return _without_crowded_notes(_panel("Whole forward", "time of a forward", lines))
 
 
 def _each(record: Record, done: Sequence[Row], theirs: Sequence[Row], other: Other | None) -> Panel:
-    own = tuple(_point(row, each=True, noted=True) for row in done)
     lines = [
-        Line(label=measured_or_published(record), points=own),
+        Line(label=measured_or_published(record), points=_own_points(done, each=True)),
         *_beside(tuple(_point(row, each=True) for row in theirs), other),
     ]
     panel = _panel("Per sample", "time of one sample", lines)
@@ -133,12 +194,13 @@ def _fitted(done: Sequence[Row]) -> tuple[Point, ...]:
     return tuple(point for point in points if point.y > 0)
 
 
-def _point(row: Row, *, each: bool = False, noted: bool = False) -> Point:
+def _point(row: Row, *, each: bool = False, noted: bool = False, more: str = "") -> Point:
+    n = f"n = {n_cell(row)}" if noted and samples(row) is not None else ""
     return Point(
         x=batch_of(row),
         y=per_sample_s(row) if each else median_s(row),
         interval=per_sample_interval(row) if each else interval(row),
-        note=f"n = {n_cell(row)}" if noted and samples(row) is not None else "",
+        note=", ".join(filter(None, (n, more))),
     )
 
 

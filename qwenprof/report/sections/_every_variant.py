@@ -33,7 +33,7 @@ from qwenprof.report.reading import (
     unmeasured,
 )
 from qwenprof.report.section import Block, Bullets, Figure, Inline, Table, paragraph, strong
-from qwenprof.report.telling import Other, Telling
+from qwenprof.report.telling import Other, Telling, is_published
 
 Beside = dict[str, dict[Hashable, Row]]  # by direction, then by variant
 
@@ -201,6 +201,7 @@ def _chart(record: Record, forward: dict[str, Tried], dtype: str, most: float) -
         write=seconds,
         emphasis="the convolution as dispatched",
         footer=footer(record),
+        published=is_published(record),
     )
 
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from qwenprof.diagnosis.bounds import number
 from qwenprof.diagnosis.components import FUNCTION, Anatomy, Component, anatomy, first_block
 from qwenprof.formatting import percent, seconds
-from qwenprof.record.record import Row
+from qwenprof.record.record import Record, Row
 from qwenprof.report.beside import Figures, beside, by_key
 from qwenprof.report.section import Table, code
 from qwenprof.report.telling import Other
@@ -18,6 +18,8 @@ STAGE = "per-layer"
 WHOLE = "the whole forward"
 THE_TOWER = "the tower"
 FIRST, OTHERS = "first", "others"
+
+Stated = Mapping[str, Row]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,12 +34,7 @@ class Theirs:
     rows: Sequence[Row]
     whole: Anatomy
     parts: Mapping[str, Component]
-    stated: Mapping[str, Row]
-
-    def others_s(self, part: Component) -> float | None:
-        """The mean of all but the first of repeated blocks."""
-        stated = number(self.stated.get(part.path, {}).get("mean_of_others_s"))
-        return part.mean_of_others_s if stated is None else stated
+    stated: Stated
 
 
 def theirs_of(other: Other | None) -> Theirs | None:
@@ -46,9 +43,27 @@ def theirs_of(other: Other | None) -> Theirs | None:
     whole = anatomy(rows)
     if other is None or whole is None:
         return None
-    stated = {str(row.get("path")): row for row in other.rows(STAGE, "blocks")}
-    parts = {role(part.label): _stated(part, stated.get(part.path)) for part in whole.components}
+    stated = stated_of(other.record)
+    whole = with_stated(whole, stated)
+    parts = {role(part.label): part for part in whole.components}
     return Theirs(other=other, rows=rows, whole=whole, parts=parts, stated=stated)
+
+
+def stated_of(record: Record) -> Stated:
+    """What a record says of repeated blocks itself, by the path that holds them."""
+    return {str(row.get("path")): row for row in record.rows(STAGE, "blocks")}
+
+
+def with_stated(whole: Anatomy, stated: Stated) -> Anatomy:
+    """A forward whose repeated blocks have the total that is stated of them, where it is."""
+    parts = (_stated(part, stated.get(part.path), whole.total_s) for part in whole.components)
+    return replace(whole, components=tuple(parts))
+
+
+def others_s(part: Component, stated: Stated) -> float | None:
+    """The mean of all but the first of repeated blocks."""
+    mean_s = number(stated.get(part.path, {}).get("mean_of_others_s"))
+    return part.mean_of_others_s if mean_s is None else mean_s
 
 
 def role(label: str) -> str:
@@ -72,7 +87,7 @@ def parts_beside(table: Table, keys: Sequence[Hashable], theirs: Theirs | None) 
         )
         if part.first_s is not None:
             times[name, FIRST] = seconds(part.first_s)
-            times[name, OTHERS] = seconds(theirs.others_s(part))
+            times[name, OTHERS] = seconds(others_s(part, theirs.stated))
     only = {
         name: (code(part.label) if part.paths else part.label, part.module_type or "own code")
         for name, part in theirs.parts.items()
@@ -124,11 +139,11 @@ def _inclusive(row: Row) -> str | None:
     return None if time_s is None else seconds(time_s)
 
 
-def _stated(part: Component, blocks: Row | None) -> Component:
+def _stated(part: Component, blocks: Row | None, whole_s: float) -> Component:
     """A part with the total that its record states for repeated blocks, where it does."""
     total_s, first_s = (
         number(blocks.get(key)) if blocks else None for key in ("total_s", "first_s")
     )
     if total_s is None or first_s is None or part.count < 2:
         return part
-    return replace(part, time_s=total_s, first_s=first_s)
+    return replace(part, time_s=total_s, first_s=first_s, share=total_s / whole_s)

@@ -9,9 +9,10 @@ from qwenprof.formatting import NOT_MEASURED, percent, seconds, times
 from qwenprof.record.record import Record
 from qwenprof.report.beside import outlined
 from qwenprof.report.charts import Bar, BarChart, drawing
-from qwenprof.report.reading import footer
+from qwenprof.report.reading import footer, sampled
 from qwenprof.report.section import Figure
 from qwenprof.report.sections._parts_beside import Theirs, role
+from qwenprof.report.telling import is_published
 
 MOST_BARS = 14
 WORTH_COMPARING = 0.005  # of the forward: below it, the bound is one launch and says little
@@ -30,11 +31,14 @@ def figure(
         emphasis=_accusation(culprit),
         beside=theirs.other.label if theirs else "",
         footer=footer(record),
+        published=is_published(record),
     )
     return Figure(
         stem="per_layer",
         alt="Bar chart of the time of each part of the forward, and the least time for its work",
-        caption="The mark on a bar is the least time that its work can take on this machine."
+        caption=sampled(
+            record, "The mark on a bar is the least time that its work can take on this machine."
+        )
         + outlined(chart, theirs.other if theirs else None),
         draw=drawing(chart),
     )

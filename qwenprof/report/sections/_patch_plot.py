@@ -9,9 +9,17 @@ from qwenprof.formatting import seconds, times
 from qwenprof.record.record import Record, Row
 from qwenprof.report.beside import outlined
 from qwenprof.report.charts import Gap, Line, LineChart, Panel, Point, drawing
-from qwenprof.report.reading import device_name, footer, interval, measured, median_s, text
+from qwenprof.report.reading import (
+    AS_PUBLISHED,
+    device_name,
+    footer,
+    interval,
+    measured,
+    median_s,
+    text,
+)
 from qwenprof.report.section import Figure
-from qwenprof.report.telling import Other
+from qwenprof.report.telling import Other, is_published
 
 CONV, LINEAR = "Conv3d", "Linear"
 BESIDE = {CONV: 3, LINEAR: 4}  # the kinds, which are the markers, of the other record's points
@@ -44,14 +52,22 @@ def figure(
         title=f"Patch projection as Conv3d and as Linear on {device_name(record)}",
         panels=(panel,),
         footer=footer(record),
+        published=is_published(record),
     )
     return Figure(
         stem="compare_patch_embed",
         alt="Time of Conv3d and of the equal Linear over the number of patches, by dtype",
-        caption="Solid lines are Conv3d, dashed lines Linear. Error bars are the 95 % confidence "
-        "interval of the median; a point without one has fewer than six samples."
-        + outlined(chart, other),
+        caption=_caption(record) + outlined(chart, other),
         draw=drawing(chart),
+    )
+
+
+def _caption(record: Record) -> str:
+    if is_published(record):
+        return f"Dashed lines are Conv3d, dotted lines Linear. {AS_PUBLISHED}"
+    return (
+        "Solid lines are Conv3d, dashed lines Linear. Error bars are the 95 % confidence interval "
+        "of the median; a point without one has fewer than six samples."
     )
 
 

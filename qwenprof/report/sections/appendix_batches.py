@@ -18,6 +18,7 @@ from qwenprof.report.reading import (
     is_measured,
     outcome,
     reasons,
+    sampled,
     setting,
     time_cell,
     unmeasured,
@@ -108,15 +109,19 @@ COLUMNS = (
 )
 
 
+COMPARED = (
+    "The sweep timed each batch alone. Compared is the forward that the one with the fix is held "
+    "against: timed in turn with it (A B B A), or the one that it was computed from. " + INTERVALS
+)
+
+
 def _table(record: Record, rows: Sequence[Batch]) -> Table:
     return Table(
         header=("Batch", *COLUMNS),
         align="r" * (1 + len(COLUMNS)),
         rows=tuple((count(each.batch), *_cells(each)) for each in rows),
         caption=f"The whole forward, {setting(record)}, as dispatched (before) and with the fix "
-        "(after). The sweep timed each batch alone. Compared is the forward that the one with the "
-        "fix is held against: timed in turn with it (A B B A), or the one that it was computed "
-        f"from. {INTERVALS}",
+        f"(after). {sampled(record, COMPARED)}",
     )
 
 

@@ -9,10 +9,10 @@ from qwenprof.diagnosis.components import anatomy
 from qwenprof.formatting import count, flop, percent, seconds, size, times
 from qwenprof.record.record import Cell, Record, Row
 from qwenprof.report.beside import NO_FIGURE
-from qwenprof.report.reading import device_name, outcome, text
+from qwenprof.report.reading import AS_PUBLISHED, device_name, outcome, text
 from qwenprof.report.section import Block, Inline, Section, Table, code, paragraph
 from qwenprof.report.sections._parts_beside import modules_beside, theirs_of
-from qwenprof.report.telling import Telling
+from qwenprof.report.telling import Telling, is_published
 
 STAGE = "per-layer"
 MOST_ROWS = 400
@@ -44,6 +44,11 @@ def compose(told: Telling) -> list[Block]:
 
 
 def _lead(record: Record, rows: Sequence[Row]) -> str:
+    if is_published(record):
+        return (
+            f"One forward on {device_name(record)}. {AS_PUBLISHED} Inclusive time holds what a "
+            f"module calls.{_cut(rows)}"
+        )
     return (
         f"One forward on {device_name(record)}, {_n(record)}. Inclusive time holds what a module "
         "calls, exclusive time does not; the first call is that of the first forward. Bound is the "

@@ -23,17 +23,17 @@ from qwenprof.report.beside import beside, by_key, outlined, told_of
 from qwenprof.report.charts import Bar, BarChart, drawing
 from qwenprof.report.exclusion import excluded
 from qwenprof.report.reading import (
-    INTERVALS,
-    NO_INTERVAL,
     footer,
     interval,
     is_measured,
     measured,
     median_s,
     n_cell,
+    no_interval,
     outcome,
     ratio,
     reasons,
+    sampled,
     samples,
     series_values,
     setting,
@@ -51,13 +51,17 @@ from qwenprof.report.section import (
     Table,
     paragraph,
 )
-from qwenprof.report.telling import Other, Telling
+from qwenprof.report.telling import Other, Telling, is_published
 
 STAGE = "attention-sweep"
 SWITCHED, REPLACED = "switched", "replaced by plain SDPA"
 SURE_WITHOUT_INTERVAL = 2.0  # a ratio that no noise of a few samples explains
 NOTABLE = 0.10  # what an implementation must save before it can explain anything
 CASE = "{attention}, {experiment}, batch {batch}"
+
+ERROR_BARS = (
+    "Error bars are the 95 % confidence interval of the median; cases that did not run have no bar."
+)
 
 
 def compose(told: Telling) -> list[Block]:
@@ -112,7 +116,7 @@ def _spread(record: Record, rows: Sequence[Row]) -> str:
         f"At batch {text(fastest.get('batch'))} the slowest implementation, "
         f"{slowest.get('attention')} at {time_and_n(slowest)}, takes "
         f"{times_with_interval(between.value, between.ci)} as long as the fastest, "
-        f"{fastest.get('attention')} at {time_and_n(fastest)}{_caveat(between)}."
+        f"{fastest.get('attention')} at {time_and_n(fastest)}{_caveat(between, fastest, slowest)}."
     )
 
 
@@ -139,7 +143,8 @@ def _what_it_explains(record: Record, rows: Sequence[Row]) -> str:
     name = f"{best.get('attention')} ({best.get('experiment')})"
     if saved < NOTABLE:
         how = f"saves {percent(saved)}" if saved > 0 else "saves nothing"
-        return f"The best alternative, {name}, {how} beside {own.get('attention')}{_so(gain)}"
+        said = f"The best alternative, {name}, {how} beside {own.get('attention')}"
+        return f"{said}{_so(gain, own, best)}"
     if gain.ci is not None and gain.ci[0] <= 1:
         return (
             f"{name} is {times_with_interval(gain.value, gain.ci)} as fast as "
@@ -147,20 +152,22 @@ def _what_it_explains(record: Record, rows: Sequence[Row]) -> str:
         )
     if gain.ci is None and gain.value < SURE_WITHOUT_INTERVAL:
         return (
-            f"{name} came out {percent(saved)} below {own.get('attention')}{_caveat(gain)}, which "
+            f"{name} came out {percent(saved)} below {own.get('attention')}"
+            f"{_caveat(gain, own, best)}, which "
             "may be noise."
         )
     return (
-        f"{name} saves {percent(saved)} of the time of {own.get('attention')}{_caveat(gain)}: "
+        f"{name} saves {percent(saved)} of the time of {own.get('attention')}"
+        f"{_caveat(gain, own, best)}: "
         "attention explains that much of it."
     )
 
 
-def _so(gain: Ratio) -> str:
+def _so(gain: Ratio, *rows: Row) -> str:
     """What follows from an alternative that saves little, as far as its interval allows."""
     excluded = "which attention is used does not explain the time."
     if gain.ci is None:
-        return f" ({NO_INTERVAL}): as far as that tells, {excluded}"
+        return f" ({no_interval(*rows)}): as far as that tells, {excluded}"
     if gain.ci[1] * (1 - NOTABLE) > 1:
         said = times_with_interval(gain.value, gain.ci)
         return f", but the interval of the ratio, {said}, does not exclude that it saves more."
@@ -199,7 +206,7 @@ def _experiments(record: Record, rows: Sequence[Row]) -> list[tuple[Inline, ...]
             change = _ratio(record, row, base)
             beside = (
                 f", {times_with_interval(change.value, change.ci)} the time of switching to it"
-                f"{_caveat(change)}"
+                f"{_caveat(change, row, base)}"
             )
         items.append(
             (
@@ -253,8 +260,8 @@ def _key(row: Row) -> str:
     return f"{row.get('attention')}, {row.get('experiment')}/batch={row.get('batch')}"
 
 
-def _caveat(change: Ratio) -> str:
-    return "" if change.ci else f" ({NO_INTERVAL})"
+def _caveat(change: Ratio, *rows: Row) -> str:
+    return "" if change.ci else f" ({no_interval(*rows)})"
 
 
 def _table(record: Record, rows: Sequence[Row], other: Other | None) -> Table:
@@ -295,7 +302,7 @@ def _own_table(record: Record, rows: Sequence[Row]) -> Table:
             )
             for row in rows
         ),
-        caption=f"One forward, {setting(record)}. {INTERVALS}",
+        caption=f"One forward, {setting(record)}. {sampled(record)}",
     )
 
 
@@ -307,13 +314,13 @@ def _figure(record: Record, rows: Sequence[Row], other: Other | None) -> Figure:
         write=seconds,
         beside=other.label if other else "",
         footer=footer(record),
+        published=is_published(record),
     )
     return Figure(
         stem="attention_sweep",
         alt="Bar chart of the time of a forward by attention implementation, experiment and batch",
-        caption="Forced is forced on every block, replaced is replaced by plain SDPA. Error bars "
-        "are the 95 % confidence interval of the median; cases that did not run have no bar."
-        + outlined(chart, other),
+        caption="Forced is forced on every block, replaced is replaced by plain SDPA. "
+        f"{sampled(record, ERROR_BARS)}" + outlined(chart, other),
         draw=drawing(chart),
     )
 

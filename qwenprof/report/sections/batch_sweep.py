@@ -21,13 +21,13 @@ from qwenprof.record.record import Record, Row
 from qwenprof.report.beside import beside, by_key, told_of
 from qwenprof.report.exclusion import excluded
 from qwenprof.report.reading import (
-    INTERVALS,
-    NO_INTERVAL,
     is_measured,
     measured,
     n_cell,
+    no_interval,
     outcome,
     reasons,
+    sampled,
     series_values,
     setting,
     time_and_n,
@@ -110,7 +110,7 @@ def _trend(record: Record, done: Sequence[Row]) -> list[Inline]:
         f"From batch {_batch(first):.0f} to batch {_batch(last):.0f} the time of one sample "
         f"{word}: {_per_sample_cell(first)} (n = {n_cell(first)}) and {_per_sample_cell(last)} "
         f"(n = {n_cell(last)}), a ratio of {times_with_interval(change.value, change.ci)}"
-        f"{'' if change.ci else '; ' + NO_INTERVAL}. "
+        f"{'' if change.ci else '; ' + no_interval(first, last)}. "
     )
     return [head, MEANINGS[word], _growth_of_work(done)]
 
@@ -227,7 +227,7 @@ def _own_table(record: Record, rows: Sequence[Row]) -> Table:
             )
             for row in rows
         ),
-        caption=f"One forward at growing batch sizes, {setting(record)}. {INTERVALS}",
+        caption=f"One forward at growing batch sizes, {setting(record)}. {sampled(record)}",
     )
 
 

@@ -11,7 +11,6 @@ from qwenprof.report.beside import beside, by_key, outlined, told_of
 from qwenprof.report.charts import Bar, BarChart, drawing
 from qwenprof.report.exclusion import excluded
 from qwenprof.report.reading import (
-    INTERVALS,
     footer,
     interval,
     is_measured,
@@ -21,6 +20,7 @@ from qwenprof.report.reading import (
     on_gpu,
     outcome,
     reasons,
+    sampled,
     setting,
     text,
     time_and_n,
@@ -38,7 +38,7 @@ from qwenprof.report.section import (
     paragraph,
     strong,
 )
-from qwenprof.report.telling import Other, Telling
+from qwenprof.report.telling import Other, Telling, is_published
 
 STAGE = "breakdown"
 INPUTS, MODEL = ("processor", "transfer"), ("vision", "language")
@@ -128,7 +128,7 @@ def _own_table(record: Record, rows: Sequence[Row]) -> Table:
         align="lrrrl",
         rows=tuple(_row(row) for row in rows),
         caption=f"From raw frames to features, {setting(record)}; making the frames is not timed. "
-        f"Shares are of the sum of what was measured. {INTERVALS} {_derived(rows)}".rstrip(),
+        f"Shares are of the sum of what was measured. {sampled(record)} {_derived(rows)}".rstrip(),
     )
 
 
@@ -178,12 +178,17 @@ def _figure(record: Record, rows: Sequence[Row], other: Other | None) -> Figure:
         beside=other.label if other else "",
         kinds=KINDS if on_gpu(record) else ("",),
         footer=footer(record),
+        published=is_published(record),
     )
     return Figure(
         stem="breakdown",
         alt="Bar chart of the time of each phase: processor, transfer, vision and language",
-        caption="Error bars are the 95 % confidence interval of the median; a bar without one has "
-        "fewer than six samples." + outlined(chart, other),
+        caption=sampled(
+            record,
+            "Error bars are the 95 % confidence interval of the median; a bar without one has "
+            "fewer than six samples.",
+        )
+        + outlined(chart, other),
         draw=drawing(chart),
     )
 

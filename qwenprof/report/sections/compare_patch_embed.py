@@ -19,14 +19,15 @@ from qwenprof.record.record import Record, Row
 from qwenprof.report.beside import beside
 from qwenprof.report.exclusion import excluded
 from qwenprof.report.reading import (
+    AS_PUBLISHED,
     INTERVALS,
-    NO_INTERVAL,
     device_name,
     interval,
     is_measured,
     measured,
     median_s,
     n_cell,
+    no_interval,
     outcome,
     reasons,
     text,
@@ -45,7 +46,7 @@ from qwenprof.report.section import (
 )
 from qwenprof.report.sections._every_variant import every_variant
 from qwenprof.report.sections._patch_plot import figure, gap
-from qwenprof.report.telling import Other, Telling
+from qwenprof.report.telling import Other, Telling, is_published
 
 STAGE = "compare-patch-embed"
 CONV, LINEAR = "Conv3d", "Linear"
@@ -156,7 +157,11 @@ def _claim(pair: Pair) -> list[Inline]:
     """What the speed-up allows to be said; nothing where its interval includes 1."""
     said = times_with_interval(pair.speedup, pair.interval)
     if pair.interval is None:
-        return ["Linear comes out ", strong(said), f" as fast, with {NO_INTERVAL}."]
+        return [
+            "Linear comes out ",
+            strong(said),
+            f" as fast, with {no_interval(pair.conv, pair.linear)}.",
+        ]
     if pair.interval[0] > 1:
         return ["Linear is ", strong(said), " as fast."]
     if pair.interval[1] < 1:
@@ -206,9 +211,15 @@ def _own_table(record: Record, pairs: Sequence[Pair]) -> Table:
             )
             for pair in pairs
         ),
-        caption=f"Forward of the patch projection on {device_name(record)}, both variants timed in "
-        f"turn with the same weights and patches. {INTERVALS} Speed-up is Conv3d over Linear.",
+        caption=f"Forward of the patch projection on {device_name(record)}{_how(record)} Speed-up "
+        "is Conv3d over Linear.",
     )
+
+
+def _how(record: Record) -> str:
+    if is_published(record):
+        return f". {AS_PUBLISHED}"
+    return f", both variants timed in turn with the same weights and patches. {INTERVALS}"
 
 
 def _speedup(pair: Pair) -> str:

@@ -26,9 +26,9 @@ from qwenprof.formatting import count, listed, percent, times_with_interval
 from qwenprof.record.record import Record, Row
 from qwenprof.report.beside import beside, by_key, told_of
 from qwenprof.report.reading import (
-    INTERVALS,
     n_cell,
     outcome,
+    sampled,
     setting,
     text,
     time_and_n,
@@ -244,7 +244,7 @@ def _experiments(record: Record, other: Other | None) -> list[Block]:
         return []
     theirs = by_key(_separating(other.record).values() if other else [], _patched)
     table = beside(
-        _own_experiments(done),
+        _own_experiments(record, done),
         [_patched(row) for row in done.values()],
         other,
         {"forward": told_of(theirs, time_and_n), "speed-up": told_of(theirs, _their_speedup)},
@@ -266,7 +266,7 @@ def _patched(row: Row) -> Hashable:
     return text(row.get("variant")), number(row.get("patches"))
 
 
-def _own_experiments(done: Mapping[str, Row]) -> Table:
+def _own_experiments(record: Record, done: Mapping[str, Row]) -> Table:
     return Table(
         header=("Experiment", "What it changes", "Backend", "Patches", "Forward", "n", "Speed-up"),
         align="lllrrrr",
@@ -282,8 +282,8 @@ def _own_experiments(done: Mapping[str, Row]) -> Table:
             )
             for name, row in done.items()
         ),
-        caption=f"{INTERVALS} Speed-up is over the convolution as dispatched, on the same patches. "
-        "Errors and gradients are in the section of the comparison.",
+        caption=f"{sampled(record)} Speed-up is over the convolution as dispatched, on the same "
+        "patches. Errors and gradients are in the section of the comparison.",
     )
 
 
@@ -311,7 +311,7 @@ def _others(record: Record) -> list[Block]:
                 )
                 for row in rows
             ),
-            caption=f"The other convolutions of this kind. {INTERVALS}",
+            caption=f"The other convolutions of this kind. {sampled(record)}",
         )
     ]
 

@@ -28,7 +28,7 @@ from qwenprof.formatting import (
 from qwenprof.record.record import Record
 from qwenprof.report.beside import NO_FIGURE, Figures, beside
 from qwenprof.report.charts import Bar, BarChart, drawing
-from qwenprof.report.reading import INTERVALS, NO_INTERVAL, footer, setting
+from qwenprof.report.reading import NO_INTERVAL, footer, sampled, setting
 from qwenprof.report.section import (
     Block,
     Bullets,
@@ -41,9 +41,13 @@ from qwenprof.report.section import (
     strong,
 )
 from qwenprof.report.sections._dataset import dataset, dataset_sentence, with_theirs
-from qwenprof.report.telling import PUBLISHED_TOOL, Other, Telling
+from qwenprof.report.telling import PUBLISHED_TOOL, Other, Telling, is_published
 
 STAGE = "compare-patch-embed"
+BAR_INTERVALS = (
+    "Error bars are the 95 % confidence interval of the median; a bar without one has fewer than "
+    "six samples, or none."
+)
 KINDS = ("Conv3d, as dispatched", "Linear, the fix")
 
 
@@ -154,7 +158,7 @@ def _forwards(told: Telling, found: Sequence[Effect], theirs: Sequence[Effect]) 
         ),
         caption=f"The whole forward, {setting(told.record)}: the model with its convolution as "
         f"dispatched, and the same model with the fix. {_in_turn(told.record, computed)}"
-        f"{INTERVALS}",
+        f"{sampled(told.record)}",
     )
     return with_theirs(
         table,
@@ -287,13 +291,13 @@ def _figure(told: Telling, found: Sequence[Effect], theirs: Sequence[Effect]) ->
         kinds=KINDS,
         beside=other.label if other else "",
         footer=footer(record),
+        published=is_published(record),
     )
     known = dict.fromkeys(_from(record, each) for each in found if each.before or each.after)
     return Figure(
         stem="end_to_end",
         alt="Bar chart of the time of the whole forward at each batch, before and after the fix",
-        caption="Error bars are the 95 % confidence interval of the median; a bar without one has "
-        f"fewer than six samples, or none. The bars are {listed(list(known))}.",
+        caption=sampled(record, BAR_INTERVALS) + f" The bars are {listed(list(known))}.",
         draw=drawing(chart),
     )
 

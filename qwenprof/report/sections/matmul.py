@@ -35,6 +35,7 @@ from qwenprof.report.reading import (
     on_gpu,
     outcome,
     reasons,
+    sampled,
     samples,
     series_values,
     text,
@@ -51,7 +52,7 @@ from qwenprof.report.section import (
     paragraph,
     published,
 )
-from qwenprof.report.telling import Other, Telling
+from qwenprof.report.telling import Other, Telling, is_published
 
 STAGE = "matmul"
 TERA = 1e12
@@ -62,7 +63,7 @@ def compose(told: Telling) -> list[Block]:
     record = told.record
     blocks, rows = outcome(record, STAGE), record.rows(STAGE, "gemm")
     if rows:
-        blocks += [paragraph(*_conclusion(record, rows)), _table(rows, told.against)]
+        blocks += [paragraph(*_conclusion(record, rows)), _table(record, rows, told.against)]
         why = reasons(rows, "{dtype} {size}")
         blocks += [Bullets(items=tuple(why))] if why else []
         blocks += [_figure(record, rows, told.against)] if measured(rows) else []
@@ -140,10 +141,10 @@ def _rate_cell(row: Row) -> str:
     return flop_rate_with_interval(_rate(row) or None, _rate_interval(row))
 
 
-def _table(rows: Sequence[Row], other: Other | None) -> Table:
+def _table(record: Record, rows: Sequence[Row], other: Other | None) -> Table:
     theirs = _theirs(other)
     return beside(
-        _own_table(rows),
+        _own_table(record, rows),
         [_key(row) for row in rows],
         other,
         {
@@ -158,7 +159,7 @@ def _named(row: Row) -> tuple[Inline, ...]:
     return text(row.get("dtype")), count(number(row.get("size")))
 
 
-def _own_table(rows: Sequence[Row]) -> Table:
+def _own_table(record: Record, rows: Sequence[Row]) -> Table:
     return Table(
         header=(
             "dtype",
@@ -173,7 +174,7 @@ def _own_table(rows: Sequence[Row]) -> Table:
         ),
         align="lrrrrrrrl",
         rows=tuple(_row(row) for row in rows),
-        caption=f"Square matrix products of random data. {INTERVALS}",
+        caption=sampled(record, f"Square matrix products of random data. {INTERVALS}"),
     )
 
 
@@ -244,16 +245,17 @@ def _n(value: float | None, samples: Sequence[float]) -> str:
 def _figure(record: Record, rows: Sequence[Row], other: Other | None) -> Figure:
     chart = BarChart(
         title=f"Matrix products on {device_name(record)}",
-        axis="rate of the median product",
+        axis="rate of a product" if is_published(record) else "rate of the median product",
         bars=_bars(rows, other),
         write=flop_rate,
         beside=other.label if other else "",
         footer=footer(record),
+        published=is_published(record),
     )
     return Figure(
         stem="matmul",
         alt="Bar chart of the rate of matrix products by dtype and size, against the peak",
-        caption="Error bars are the 95 % confidence interval of the median."
+        caption=sampled(record, "Error bars are the 95 % confidence interval of the median.")
         + outlined(chart, other),
         draw=drawing(chart),
     )

@@ -41,14 +41,18 @@ from qwenprof.report.sections._parts_beside import (
     FIRST,
     OTHERS,
     WHOLE,
+    Stated,
     Theirs,
     block_beside,
+    others_s,
     parts_beside,
     role,
+    stated_of,
     theirs_of,
+    with_stated,
 )
 from qwenprof.report.sections._parts_plot import figure
-from qwenprof.report.telling import Telling
+from qwenprof.report.telling import Telling, is_published
 
 STAGE = "per-layer"
 NOTABLE = 0.10  # of the forward: a part with less to lose is no culprit
@@ -59,7 +63,7 @@ def compose(told: Telling) -> list[Block]:
     blocks, rows = outcome(record, STAGE), record.rows(STAGE, "modules")
     if not rows:
         return blocks
-    whole, theirs = anatomy(rows), theirs_of(told.against)
+    whole, theirs = _anatomy(record), theirs_of(told.against)
     if whole is None:
         blocks.append(
             paragraph("The forward as a whole was not timed, so its parts have no shares.")
@@ -72,6 +76,16 @@ def compose(told: Telling) -> list[Block]:
     blocks += [*pictures(record, whole, culprit, _n(record)), *_zoom(rows, whole, theirs)]
     blocks += [paragraph("All timed modules and functions are in Appendix A."), *_checks(record)]
     return blocks + excluded(findings, STAGE)
+
+
+def _anatomy(record: Record) -> Anatomy | None:
+    """The forward taken apart; a publication's own totals go before the sum of its rounded rows."""
+    whole = anatomy(record.rows(STAGE, "modules"))
+    return whole and with_stated(whole, _stated(record))
+
+
+def _stated(record: Record) -> Stated:
+    return stated_of(record) if is_published(record) else {}
 
 
 def _culprit(whole: Anatomy, findings: Sequence[Finding]) -> Component | None:
@@ -130,7 +144,8 @@ def _doubt(whole: Anatomy) -> list[Block]:
 def _table(
     record: Record, whole: Anatomy, culprit: Component | None, theirs: Theirs | None
 ) -> Table:
-    rows = [row for part in whole.components for row in _part_rows(part, part is culprit)]
+    stated = _stated(record)
+    rows = [row for part in whole.components for row in _part_rows(part, part is culprit, stated)]
     total: Cells = (WHOLE, "", seconds(whole.total_s), "100 %", "", "")
     table = Table(
         header=("Part", "Type", "Time", "Share", "Bound", "Slowdown"),
@@ -148,7 +163,7 @@ def _where(whole: Anatomy) -> str:
     return f"The vision tower is at {whole.tower}. " if whole.tower else ""
 
 
-def _part_rows(part: Component, is_culprit: bool) -> list[tuple[Hashable, Cells]]:
+def _part_rows(part: Component, is_culprit: bool, stated: Stated) -> list[tuple[Hashable, Cells]]:
     """What each row is about, and its cells."""
     cells = (
         seconds(part.time_s),
@@ -167,7 +182,7 @@ def _part_rows(part: Component, is_culprit: bool) -> list[tuple[Hashable, Cells]
     return [
         (name, first),
         ((name, FIRST), ("· the first", "", seconds(part.first_s), "", "", "")),
-        ((name, OTHERS), (others, "", seconds(part.mean_of_others_s), "", "", "")),
+        ((name, OTHERS), (others, "", seconds(others_s(part, stated)), "", "", "")),
     ]
 
 
@@ -199,11 +214,28 @@ def _zoom(rows: Sequence[Row], whole: Anatomy, theirs: Theirs | None) -> list[Bl
             )
             for row in inner
         ),
+        caption=_apart_told(inner),
     )
     return [block_beside(table, inner, part, theirs)]
 
 
+def _is_apart(row: Row) -> bool:
+    """Whether it was timed by itself, so that its time is no part of the block's."""
+    return str(row.get("note") or "").startswith("timed apart")
+
+
+def _apart_told(inner: Sequence[Row]) -> str:
+    """Each note on parts that were timed apart, with the parts that it is on."""
+    names: dict[str, list[str]] = {}
+    for row in inner:
+        if _is_apart(row):
+            names.setdefault(str(row["note"]), []).append(str(row.get("path")).rpartition(".")[2])
+    return " ".join(f"{listed(each)}: {note}." for note, each in names.items())
+
+
 def _share_of(row: Row, whole_s: float | None) -> str:
+    if _is_apart(row):
+        return ""
     time_s = number(row.get("inclusive_s"))
     return percent(time_s / whole_s) if time_s is not None and whole_s else NOT_MEASURED
 
@@ -211,7 +243,9 @@ def _share_of(row: Row, whole_s: float | None) -> str:
 def _n(record: Record) -> str:
     rows = record.rows(STAGE, "summary")
     n = number(rows[0].get("n")) if rows else None
-    return f"n = {count(n)}" if n is not None else "n not recorded"
+    if n is None:
+        return "n not stated" if is_published(record) else "n not recorded"
+    return f"n = {count(n)}"
 
 
 def _checks(record: Record) -> list[Block]:

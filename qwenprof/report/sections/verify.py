@@ -21,7 +21,7 @@ from qwenprof.report.section import (
     paragraph,
     strong,
 )
-from qwenprof.report.telling import Other, Telling
+from qwenprof.report.telling import Other, Telling, is_published
 
 STAGE, CONV = "verify", "Conv3d"
 RELATIVE = "relative error (2-norm)"
@@ -33,7 +33,7 @@ def compose(told: Telling) -> list[Block]:
     judged = [row for row in rows if isinstance(row.get("passed"), bool)]
     if not rows:
         return blocks
-    blocks.append(paragraph(*_conclusion(judged)))
+    blocks.append(paragraph(*_conclusion(judged, is_published(record))))
     against_fp64 = [row for row in judged if row.get("metric") == RELATIVE]
     if against_fp64:
         blocks.append(_numerics(record, against_fp64, told.against))
@@ -45,16 +45,17 @@ def compose(told: Telling) -> list[Block]:
     return blocks + ([paragraph(strong("Not checked:")), Bullets(items=tuple(why))] if why else [])
 
 
-def _conclusion(judged: Sequence[Row]) -> list[Inline]:
+def _conclusion(judged: Sequence[Row], stated: bool) -> list[Inline]:
     """First the fix, then the convolution beside it, then whether any of it can be believed."""
     checks = [row for row in judged if not row.get("must_fail")]
     controls = [row for row in judged if row.get("must_fail")]
     conv = [row for row in checks if row.get("variant") == CONV]
     fix = [row for row in checks if row.get("variant") != CONV]
-    spans: list[Inline] = [strong(_passed("The fix", fix)), _failed(fix)]
-    spans += [f" {_passed('The convolution', conv)}", _failed(conv)] if conv else []
+    spans: list[Inline] = [strong(_passed("The fix", fix, stated)), _failed(fix)]
+    spans += [f" {_passed('The convolution', conv, stated)}", _failed(conv)] if conv else []
     if not controls:
-        spans.append(" No control was run that would have to fail.")
+        done = "is stated" if stated else "was run"
+        spans.append(f" No control {done} that would have to fail.")
     elif all(row.get("passed") is False for row in controls):
         spans.append(
             " The control, a weight gradient that is known to be wrong, fails as it must: an error "
@@ -68,9 +69,10 @@ def _conclusion(judged: Sequence[Row]) -> list[Inline]:
     return spans
 
 
-def _passed(who: str, checks: Sequence[Row]) -> str:
+def _passed(who: str, checks: Sequence[Row], stated: bool) -> str:
     passed = sum(1 for row in checks if row.get("passed"))
-    return f"{who} passed {passed} of {plural(len(checks), 'check')}."
+    of = f"{passed} of {plural(len(checks), 'check')}"
+    return f"{who} is stated as passed in {of}." if stated else f"{who} passed {of}."
 
 
 def _failed(checks: Sequence[Row]) -> str:
@@ -101,7 +103,7 @@ def _numerics(record: Record, rows: Sequence[Row], other: Other | None) -> Table
         _own_numerics(record, rows),
         [_key(row) for row in rows],
         other,
-        {"relative error": told_of(theirs, lambda row: significant(number(row.get("value"))))},
+        {"relative error": told_of(theirs, _error)},
         {key: _named(row) for key, row in theirs.items()},
     )
 
@@ -118,9 +120,9 @@ def _own_numerics(record: Record, rows: Sequence[Row]) -> Table:
             (
                 *_named(row),
                 count(number(row.get("patches"))),
-                significant(number(row.get("value"))),
+                _error(row),
                 significant(number(row.get("tolerance"))),
-                _verdict(row),
+                _verdict(row, is_published(record)),
             )
             for row in rows
         ),
@@ -129,7 +131,9 @@ def _own_numerics(record: Record, rows: Sequence[Row]) -> Table:
     )
 
 
-def _verdict(row: Row) -> Inline:
+def _verdict(row: Row, stated: bool) -> Inline:
+    if stated:
+        return "stated as passed" if row.get("passed") else strong("stated as failed")
     if row.get("must_fail"):
         return strong("passed, but had to fail") if row.get("passed") else "failed, as it must"
     return "passed" if row.get("passed") else strong("FAILED")
@@ -140,10 +144,10 @@ def _others(record: Record, rows: Sequence[Row], other: Other | None) -> Table:
     judged = [row for row in checks if row.get("metric") != RELATIVE and _known(row)]
     theirs = by_key(judged, lambda row: _what(row, other.record if other else record))
     return beside(
-        _own_others(rows),
+        _own_others(record, rows),
         [_what(row, record) for row in rows],
         other,
-        {"": told_of(theirs, _their_value)},
+        {"": told_of(theirs, _value)},
         {key: _named_other(row) for key, row in theirs.items()},
     )
 
@@ -162,20 +166,12 @@ def _known(row: Row) -> bool:
     return number(row.get("value")) is not None
 
 
-def _their_value(row: Row) -> str:
-    """The value; where its source gives a bound in its place, with no more digits than that."""
-    value = number(row.get("value"))
-    if value is None or not row.get("value_is"):
-        return _value(row)
-    return f"{value:g} ({row.get('value_is')})"
-
-
 def _named_other(row: Row) -> tuple[Inline, ...]:
     dtype = text(row.get("dtype")) if row.get("dtype") else "-"
     return text(row.get("check")), dtype, text(row.get("reference")), text(row.get("metric"))
 
 
-def _own_others(rows: Sequence[Row]) -> Table:
+def _own_others(record: Record, rows: Sequence[Row]) -> Table:
     return Table(
         header=("Check", "dtype", "Against", "Metric", "Value", "Tolerance", ""),
         align="llllrrl",
@@ -184,7 +180,7 @@ def _own_others(rows: Sequence[Row]) -> Table:
                 *_named_other(row),
                 _value(row),
                 _number(number(row.get("tolerance"))),
-                _verdict(row),
+                _verdict(row, is_published(record)),
             )
             for row in rows
         ),
@@ -193,8 +189,24 @@ def _own_others(rows: Sequence[Row]) -> Table:
     )
 
 
+def _error(row: Row) -> str:
+    return _bound(row) or significant(number(row.get("value")))
+
+
+def _bound(row: Row) -> str:
+    """What a source gives in place of a value, with no more digits than it has; "" if nothing."""
+    value, what = number(row.get("value")), str(row.get("value_is") or "")
+    if value is None or not what:
+        return ""
+    signs = {"an upper bound": "<", "a lower bound": ">", "about": "about"}
+    sign = next((sign for name, sign in signs.items() if what.startswith(name)), None)
+    return f"{value:g} ({what})" if sign is None else f"{sign} {value:g}"
+
+
 def _value(row: Row) -> str:
     value = number(row.get("value"))
+    if bound := _bound(row):
+        return bound
     if value is not None and str(row.get("metric")).startswith("cosine"):
         return f"{value:.8f}"
     return _number(value)
@@ -231,6 +243,7 @@ def _figure(record: Record, rows: Sequence[Row], other: Other | None) -> Figure:
         kinds=kinds,
         emphasis="fails",
         footer=footer(record),
+        published=is_published(record),
     )
     return Figure(
         stem="verify",
@@ -256,12 +269,12 @@ def _bar(row: Row, kinds: Sequence[str], theirs: Row | None) -> Bar:
     return Bar(
         label=f"{row.get('check')}, {row.get('dtype')}",
         value=_ratio(row),
-        note=f"{significant(number(row.get('value')))}, {row.get('variant')}",
+        note=f"{_error(row)}, {row.get('variant')}",
         emphasis=not row.get("passed") and not row.get("must_fail"),
         kind=kinds.index(_kind(row)),
         marks={"tolerance": 1.0},
         beside=_ratio(theirs),
-        beside_note=significant(number(theirs.get("value"))) if theirs else "",
+        beside_note=_error(theirs) if theirs else "",
     )
 
 

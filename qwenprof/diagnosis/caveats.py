@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from qwenprof.formatting import clean, plural
+from qwenprof.formatting import clean, plural, without_homes
 from qwenprof.record.record import Record
 
 PROVOKED = "This record is of an experiment: nobody's model was slow by itself."
@@ -13,7 +13,7 @@ def provoked(record: Record) -> tuple[str, str] | None:
     fault = record.workload.get("provoke")
     if not fault:
         return None
-    return f"Provoked on purpose: {clean(str(fault), 60)}.", PROVOKED
+    return f"Provoked on purpose: {clean(without_homes(str(fault)), 60)}.", PROVOKED
 
 
 def caveats(record: Record) -> list[str]:

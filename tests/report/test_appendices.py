@@ -75,7 +75,7 @@ def test_a_forward_that_was_only_computed_is_marked() -> None:
 
     assert "No forward was timed with the fix" in text
     assert "1.32 s (computed)" in text
-    assert "| *150 s* | *2.16 s* | *69.4 x* |" in text
+    assert "*150 s*" not in text, "what the published case alone has is told to who asks"
 
 
 def test_a_batch_that_was_not_timed_keeps_its_reason(with_rows: Callable[..., Record]) -> None:

@@ -197,7 +197,8 @@ def test_what_was_not_measured_says_so() -> None:
     table = dict(answers(telling(writeup(), diagnose(writeup()))).rows)
     assert table["Peak memory"] == "not measured"
     assert table["Other dtypes"] == "fp16: not measured; fp32: not measured"
-    assert "SlowDilated3d" not in str(table["Backend that the dispatcher picks"])
+    backend = str(table["Backend that the dispatcher picks"])
+    assert backend.startswith("not recorded; most likely SlowDilated3d, because the gate of torch")
     assert str(table["The whole forward with the fix"]).startswith("batch 1: 16.5 s before")
 
 

@@ -33,7 +33,7 @@ from qwenprof.diagnosis.projection import (
     share_saved,
 )
 from qwenprof.diagnosis.rules.device_health import switched_off
-from qwenprof.formatting import clean
+from qwenprof.formatting import clean, without_homes
 from qwenprof.record.record import Record
 
 NAME, QUESTION = "conv-slow-backend", "Does the convolution run in a slow implementation?"
@@ -128,7 +128,7 @@ def _first(record: Record, cause: str) -> str:
     fault = record.workload.get("provoke")
     if fault:
         return (
-            f"Run without --provoke {clean(str(fault), 60)}: this fault was made on purpose. "
+            f"Run without --provoke {clean(without_homes(str(fault)), 60)}: this fault was made on purpose. "
             "Or else: "
         )
     library, off, _ = cause.partition(" is switched off")

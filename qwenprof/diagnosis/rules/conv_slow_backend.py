@@ -128,8 +128,8 @@ def _first(record: Record, cause: str) -> str:
     fault = record.workload.get("provoke")
     if fault:
         return (
-            f"Run without --provoke {clean(without_homes(str(fault)), 60)}: this fault was made on purpose. "
-            "Or else: "
+            f"Run without --provoke {clean(without_homes(str(fault)), 60)}: this fault was made on "
+            "purpose. Or else: "
         )
     library, off, _ = cause.partition(" is switched off")
     return f"Switch {library} on again. Or else: " if off else ""

@@ -235,6 +235,7 @@ def test_findings_as_json_are_verdict_layers_and_findings(
         "confidence",
         "confidence_because",
         "cure",
+        "end_to_end",
         "part_factor",
         "forward_share",
         "forward_factor",

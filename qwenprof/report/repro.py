@@ -21,6 +21,7 @@ from qwenprof.diagnosis.projection import comparison, convolutions, description
 from qwenprof.formatting import clean, times
 from qwenprof.record.record import Record, Row
 from qwenprof.report.sections._convolution import shape
+from qwenprof.report.telling import is_published
 
 NAME, SIGNATURE = "repro.py", "Written by qwenprof."
 TEMPLATE = f"{NAME}.j2"
@@ -35,6 +36,7 @@ CONV_RULES = ("conv-slow-backend", "conv-against-linear", "bias-cliff", "known-i
 AS_DISPATCHED, AS_LINEAR = "as dispatched", "as linear"  # experiments of the dispatch stage
 FOR_THE_CONVOLUTION, FOR_EVERYTHING = "the convolution alone", "the whole process"
 SLOWER = 1.2  # times the Linear: less may be noise on another machine
+DIGITS = 3  # of the factor
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,7 +44,8 @@ class Case:
     """What the script is filled with.
 
     batch, shape: of the input, (batch, *shape) with shape = (channels, *size).
-    hundredths: of the recorded factor, Linear over convolution.
+    hundredths: of the factor, Linear over convolution.
+    is_published: whether the factor was taken from a publication, and not recorded.
     off: for what the vendor library was switched off; "" where it was not.
     channels_last: the memory format of the weight where it is not the plain one.
     """
@@ -58,6 +61,7 @@ class Case:
     off: str = ""
     channels_last: str = ""
     benchmark: bool = False
+    is_published: bool = False
 
     @property
     def is_cut(self) -> bool:
@@ -102,7 +106,8 @@ def reproduction(record: Record, findings: Sequence[Finding]) -> Reproduction:
     return Reproduction(
         script=script(case),
         said=f"{clean(timed.module, 120)} beside the equal Linear, which was {times(timed.factor)} "
-        f"as fast where this was recorded.{provoked if case.off else ''}",
+        f"as fast {'as published' if is_published(record) else 'where this was recorded'}."
+        f"{provoked if case.off else ''}",
     )
 
 
@@ -134,7 +139,8 @@ def script(case: Case) -> str:
         bias=repr(case.bias),
         dtype=DTYPES[case.dtype],
         device=case.device,
-        hundredths=case.hundredths,
+        factor=repr(float(f"{case.hundredths / 100:.{DIGITS}g}")),
+        known="published" if case.is_published else "recorded",
         cut=case.is_cut,
         off=case.off,
         everything=case.off == FOR_EVERYTHING,
@@ -148,7 +154,7 @@ def script(case: Case) -> str:
 def _problem(case: Case) -> str:
     """What makes a case unfit; "" where nothing does."""
     numbers = (case.batch, *case.shape, *case.kernel, case.features, case.hundredths)
-    flags = (case.bias, case.benchmark)
+    flags = (case.bias, case.benchmark, case.is_published)
     if not all(type(each) is int and each > 0 for each in numbers):
         return "a size is no positive whole number"
     if not all(type(each) is bool for each in flags):
@@ -244,6 +250,7 @@ def _case(record: Record, timed: _Timed) -> Case | None:
         off=_off(record, row),
         channels_last=_channels_last(row, kernel),
         benchmark=record.fact("torch", "cudnn_benchmark") is True,
+        is_published=is_published(record),
     )
     return None if _problem(case) else case
 

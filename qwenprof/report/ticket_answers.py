@@ -10,11 +10,13 @@ from collections.abc import Sequence
 from qwenprof.diagnosis.bounds import number
 from qwenprof.diagnosis.components import anatomy
 from qwenprof.diagnosis.conv_telling import why_passed_over
+from qwenprof.diagnosis.disturbance import on_cpu
 from qwenprof.diagnosis.forward import forward_s
 from qwenprof.diagnosis.projected import main_effect
 from qwenprof.diagnosis.projection import (
     BIAS_APART,
     CONV,
+    CPU_BACKEND,
     LAUNCHING_BACKEND,
     LINEAR,
     Comparison,
@@ -131,7 +133,8 @@ def _backend(record: Record, found: Comparison) -> str:
     because = f", because {cause}" if cause else ""
     if found.backend:
         return f"{found.backend}{because}"
-    return f"not recorded; most likely {LAUNCHING_BACKEND}{because}" if cause else "not recorded"
+    loop = CPU_BACKEND if on_cpu(record) else LAUNCHING_BACKEND
+    return f"not recorded; most likely {loop}{because}" if cause else "not recorded"
 
 
 def _slope(record: Record) -> str:

@@ -52,9 +52,6 @@ TOLD_OF = {
 POINTERS = {
     "are in Appendix A.": "are in report.md of the attachments.",
     "are in the section of the comparison.": "are in report.md of the attachments.",
-    "the section of stage verify.": "the part of stage verify in report.md of the attachments.",
-    "this is derived from the comparison above.": "this is derived from the comparison in "
-    "report.md of the attachments.",
 }
 METHOD = (
     "The first call of each case is timed apart; then calls are sampled, after a warm-up, until "
@@ -172,8 +169,9 @@ def script(found: Reproduction) -> str:
         )
     head = paragraph(
         code("python repro.py"),
-        " needs torch alone, downloads nothing, and says REPRODUCED or NOT REPRODUCED with its "
-        f"factor (exit code 0 or 1). It shows {found.said} ",
+        " needs torch alone, downloads nothing, and says REPRODUCED, NOT REPRODUCED or, without "
+        "the device, CANNOT TELL, with its factor and spread (exit code 0, 1 or 2). "
+        f"It shows {found.said} ",
         code("python repro.py 64"),
         " does it for a batch of 64.",
     )

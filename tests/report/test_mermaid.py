@@ -62,6 +62,12 @@ def test_hostile_names_are_short_and_plain(hostile: str) -> None:
     assert label("blocks, all 24") == "blocks, all 24"
 
 
+def test_an_axis_ends_at_its_limit_and_cuts_off_no_bar() -> None:
+    assert "0 --> 100\n" in chart(values=[98.0, 1.0], limit=100.0)
+    assert "0 --> 52.5\n" in chart(values=[50.0, 1.0], limit=100.0)
+    assert "0 --> 101\n" in chart(values=[101.0, 1.0], limit=100.0)
+
+
 def test_equal_names_stay_apart() -> None:
     assert 'x-axis ["a", "a (2)", "a (3)"]' in chart(labels=["a", "a", "a"], values=[1.0, 2.0, 3.0])
 

@@ -6,7 +6,8 @@ import ast
 import re
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -26,7 +27,7 @@ from qwenprof.report.repro import (
     script,
 )
 from qwenprof.workload.workload import Workload
-from tests.conftest import TINY, tiny_size
+from tests.conftest import TINY, TINY_VISION, tiny_size
 
 REPORTS = Path(__file__).parents[2] / "reports"
 PATCHES = Case(
@@ -66,9 +67,17 @@ def run(text: str, folder: Path, *arguments: str) -> tuple[int, str]:
     done = subprocess.run(
         [sys.executable, str(path), *arguments], capture_output=True, text=True, check=False
     )
-    assert done.returncode in (0, 1), done.stderr
+    assert done.returncode in (0, 1, 2), done.stderr
     assert "Traceback" not in done.stderr, done.stderr
     return done.returncode, done.stdout
+
+
+def spread(said: str) -> tuple[float, float, float]:
+    """Least ratio of a round, factor and most, as the script printed them."""
+    found = re.search(r"linear ([0-9.]+) times as fast; by round ([0-9.]+) to ([0-9.]+);", said)
+    assert found is not None, said
+    factor, low, high = map(float, found.groups())
+    return low, factor, high
 
 
 @pytest.fixture(scope="module")
@@ -93,7 +102,7 @@ def test_every_shape_makes_a_short_script_of_torch_alone(name: str) -> None:
     text = script(CASES[name])
     tree = compile(text, "repro.py", "exec", ast.PyCF_ONLY_AST)
     assert len(text.splitlines()) < 60
-    assert max(map(len, text.splitlines())) <= 125
+    assert max(map(len, text.splitlines())) <= 110
     imported = {
         alias.name
         for node in ast.walk(tree)
@@ -106,12 +115,15 @@ def test_every_shape_makes_a_short_script_of_torch_alone(name: str) -> None:
 
 @pytest.mark.parametrize("name", ["patches", "clip", "images", "all at once"])
 def test_it_runs_and_gives_its_verdict(name: str, tmp_path: Path) -> None:
-    """Wherever the recorded factor is 1, half of it is reached or missed; both are answers."""
+    """Where the recorded factor is 1, it is reached or missed; both are answers."""
     code, said = run(script(CASES[name]), tmp_path, "2")
     verdict = said.splitlines()[-1]
-    assert verdict.startswith("NOT REPRODUCED: linear is " if code else "REPRODUCED: linear is ")
+    away = "CANNOT TELL: cuda is not here, this ran on cpu"
+    assert verdict.startswith(("REPRODUCED", "NOT REPRODUCED", away)[code] + " (linear ")
+    assert (code == 2) == (CASES[name].device == "cuda")
+    low, factor, high = spread(said)
+    assert 0 < low <= factor <= high
     assert "batch 2 on cpu backend" in said
-    assert ("(cuda is not here)" in said) == (CASES[name].device == "cuda")
     off_fp64 = re.findall(r"from fp64: conv (\S+), linear (\S+)$", said, re.MULTILINE)
     assert all(float(error) < 1e-5 for error in off_fp64[0])
 
@@ -119,33 +131,49 @@ def test_it_runs_and_gives_its_verdict(name: str, tmp_path: Path) -> None:
 def test_a_factor_out_of_reach_is_not_reproduced(tmp_path: Path) -> None:
     code, said = run(script(replace(PATCHES, hundredths=10**9)), tmp_path)
     assert code == 1
-    assert "\nNOT REPRODUCED: " in said
+    assert "\nNOT REPRODUCED (linear " in said
+
+
+@pytest.mark.parametrize(
+    ("factor", "least"), [(1.0, 1.0), (1.1, 1.1), (1.3, 1.2), (4.0, 2.0), (53_700.0, 231.7)]
+)
+def test_a_small_factor_is_not_reproduced_by_noise(factor: float, least: float) -> None:
+    text = script(replace(PATCHES, hundredths=round(100 * factor)))
+    line = next(line for line in text.splitlines() if line.startswith("wanted = "))
+    names = {"RECORDED": factor, "__builtins__": {"min": min, "max": max}}
+    exec(line, names)  # a line of our own template
+    assert names["wanted"] == pytest.approx(least, rel=1e-3)
 
 
 @pytest.mark.slow
 def test_its_factor_agrees_with_the_comparison(tmp_path: Path) -> None:
-    """Both measured in this test, on the slow path of this machine."""
-    with tiny_size():
-        options = {**TINY, "provoke": "slow-conv"}
+    """Both measured in this test on the slow path of this machine: what each saw, overlaps."""
+    with wide_projection():
+        options = {**TINY, "short_edge": 128, "provoke": "slow-conv"}
         stages = ["compare-patch-embed", "dispatch"]
-        record = runner.run(Workload.default(**options), stages, budget_s=14.0)
+        record = runner.run(Workload.default(**options), stages, budget_s=20.0)
     measured = comparison(record)
     assert measured is not None
+    assert measured.patches >= 512
     found = reproduction(record, diagnose(record))
     assert found.script is not None, found.said
 
     code, said = run(found.script, tmp_path)
 
-    factor = re.search(r"linear is ([0-9.]+) times", said)
-    assert factor is not None
-    low, high = measured.ratio.interval or (measured.ratio.value, measured.ratio.value)
-    assert (
-        min(low, measured.ratio.value / 2)
-        <= float(factor[1])
-        <= max(high, measured.ratio.value * 2)
-    )
+    low, factor, high = spread(said)
+    least, most = measured.ratio.interval or (measured.ratio.value, measured.ratio.value)
+    assert (low <= most and least <= high) or least <= factor <= most, (said, measured.ratio)
     assert code == 0, said
     assert f"backend {measured.backend}" in said
+
+
+@contextmanager
+def wide_projection() -> Iterator[None]:
+    """The tiny size with a projection as wide as that of the real model."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(TINY_VISION, "hidden_size", 1024)
+        with tiny_size():
+            yield
 
 
 def test_what_was_provoked_is_provoked_again(provoked: Record) -> None:
@@ -162,6 +190,9 @@ def test_the_published_case_has_its_numbers() -> None:
     assert "[6080]" in found.script
     assert 'torch.bfloat16, "cuda"' in found.script
     assert "PROVOKED" not in found.script
+    assert "RECORDED = 53700.0  # as published: " in found.script
+    assert "published {RECORDED}" in found.script
+    assert "recorded" not in found.script + found.said
 
 
 def test_another_culprit_has_no_script(provoked: Record) -> None:
@@ -222,7 +253,7 @@ def test_a_convolution_that_the_dispatch_stage_timed(provoked: Record) -> None:
     assert found.script is not None, found.said
     assert "torch.nn.Conv2d" in found.script
     assert "[2])[0]), (3, 224, 224)" in found.script
-    assert "RECORDED = 300 / 100" in found.script
+    assert "RECORDED = 3.0  # as recorded: " in found.script
 
 
 KEYS = ("kernel", "input_shape", "weight_shape", "bias", "memory_format", "library_switched_off")
@@ -287,6 +318,7 @@ def _fields(record: Record) -> dict[str, Any]:
         {"features": 2**40},
         {"bias": 1},
         {"benchmark": "False"},
+        {"is_published": 1},
         {"dtype": "float32"},
         {"device": "cuda:0"},
         {"off": "x"},

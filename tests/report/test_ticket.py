@@ -193,6 +193,58 @@ def test_what_a_maintainer_would_ask_has_an_answer() -> None:
         assert wanted in text, wanted
 
 
+def test_published_figures_are_called_so() -> None:
+    text = written(record_of("writeup"), "transformers")
+    assert text.splitlines()[0].endswith(" (published figures) -->")
+    assert "- [x] Own scripts: figures from a publication" in text
+    assert "Environment, as published" in text
+    assert "qwenprof recorded it" not in text
+    assert "a forward of the prefill of the whole model" in text
+    assert "| not recorded; most likely SlowDilated3d, because the gate of torch" in text
+
+
+def test_a_measured_record_is_called_so() -> None:
+    text = written(record_of("epyc-2-cores-slow-conv"), "transformers")
+    assert "published figures" not in text
+    assert "Environment, as qwenprof recorded it" in text
+    assert "a forward of the vision part" in text
+    assert re.search(r"Conv3d \S+ relative, largest absolute error \S+; Linear", text)
+
+
+@pytest.mark.parametrize("name", RECORDS)
+def test_what_was_not_seen_is_counted_apart_and_no_pointer_leads_nowhere(name: str) -> None:
+    text = written(record_of(name))
+    assert "not measured or not assessed:" not in text
+    counted = re.search(
+        r"<summary>((?:disturbed|not measured|not assessed): .*)<", text, re.IGNORECASE
+    )
+    assert counted is not None
+    apart = re.findall(r"(?:disturbed|not measured|not assessed): (\d+)", counted[1], re.IGNORECASE)
+    after = text[counted.end() :].split("</details>")[0]
+    assert sum(map(int, apart)) == sum(line.startswith("- ") for line in after.splitlines())
+    assert "Appendix A" not in text
+    assert "in the section of" not in text
+
+
+def test_shares_end_at_a_hundred() -> None:
+    for name in RECORDS:
+        ends = re.findall(r'y-axis "% of the forward" 0 --> (\S+)', written(record_of(name)))
+        assert all(float(end) <= 100 for end in ends)
+
+
+def test_a_script_of_an_earlier_ticket_does_not_stay(empty_record: Record, tmp_path: Path) -> None:
+    """Nor is one of somebody else's removed."""
+    record = record_of("epyc-2-cores-slow-conv")
+    write_ticket(telling(record, diagnose(record)), tmp_path, "pytorch", [])
+    script = tmp_path / "repro.py"
+    assert script.is_file()
+    write_ticket(telling(empty_record), tmp_path, "pytorch", [])
+    assert not script.exists()
+    script.write_text("import mine\n")
+    write_ticket(telling(empty_record), tmp_path, "pytorch", [])
+    assert script.read_text() == "import mine\n"
+
+
 def test_what_was_not_measured_says_so() -> None:
     table = dict(answers(telling(writeup(), diagnose(writeup()))).rows)
     assert table["Peak memory"] == "not measured"

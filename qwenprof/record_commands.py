@@ -100,6 +100,7 @@ def compare_command(
     min_change: MinChangeOption = "3%",
     run_to_run: RunToRunOption = None,
     across: AcrossOption = "",
+    redact: RedactOption = True,
     out: OutOption = None,
     json: JsonOption = False,
 ) -> int:
@@ -110,16 +111,19 @@ def compare_command(
 
     Example: qwenprof compare before after --fail-on slower
     """
-    from qwenprof.diagnosis.comparing import GATES, compare, failure, share
+    from qwenprof.diagnosis.comparing import compare
+    from qwenprof.diagnosis.comparison_gate import GATES, failure
+    from qwenprof.diagnosis.shares import share
     from qwenprof.record.published import load_or_writeup
     from qwenprof.report.comparison import write_comparison
+    from qwenprof.report.redact import redacted
 
     gate = next((each for each in GATES if each == fail_on), None)
     if fail_on is not None and gate is None:
         raise UsageError(f"--fail-on {fail_on}: choose from {', '.join(GATES)}")
+    runs = [load_or_writeup(each) for each in (base, new)]
     comparison = compare(
-        load_or_writeup(base),
-        load_or_writeup(new),
+        *(redacted(each) if redact else each for each in runs),
         min_change=share(min_change),
         run_to_run=None if run_to_run is None else share(run_to_run, "--run-to-run"),
         across=across,

@@ -13,7 +13,7 @@ from decimal import Decimal
 from itertools import chain
 
 from qwenprof.diagnosis.bounds import LARGEST, number, positive
-from qwenprof.diagnosis.projection import variant_series
+from qwenprof.diagnosis.series_names import SERIES_NAMES
 from qwenprof.formatting import count, flop_rate, percent, seconds, significant, times
 from qwenprof.record.record import Cell, Record, Row
 
@@ -63,15 +63,7 @@ class Sampled:
 
 
 SERIES = (
-    Sampled(
-        stage="matmul", table="gemm", key=lambda row: f"gemm/{row.get('dtype')}/{row.get('size')}"
-    ),
-    Sampled(stage="batch-sweep", table="batches", key=lambda row: f"batch={row.get('batch')}"),
-    Sampled(
-        stage="attention-sweep",
-        table="backends",
-        key=lambda row: f"{row.get('attention')}, {row.get('experiment')}/batch={row.get('batch')}",
-    ),
+    *(Sampled(stage=stage, table=table, key=name) for (stage, table), name in SERIES_NAMES.items()),
     Sampled(
         stage="per-layer",
         table="summary",
@@ -80,17 +72,6 @@ SERIES = (
     ),
     Sampled(
         stage="per-layer", table="summary", key=lambda _: "forward, plain", median="plain_s", n=None
-    ),
-    Sampled(stage="compare-patch-embed", table="variants", key=variant_series),
-    Sampled(
-        stage="compare-patch-embed",
-        table="after_fix",
-        key=lambda row: f"whole forward/{row.get('variant')}/batch={row.get('batch')}",
-    ),
-    Sampled(
-        stage="dispatch",
-        table="experiments",
-        key=lambda row: f"{row.get('module')}/{row.get('experiment')}",
     ),
 )
 

@@ -8,12 +8,15 @@ from qwenprof.record.record import Record
 PROVOKED = "This record is of an experiment: nobody's model was slow by itself."
 
 
+def provoked_fault(record: Record) -> str:
+    """The fault that a run made on purpose; "" without."""
+    return clean(without_homes(str(record.workload.get("provoke") or "")), 60)
+
+
 def provoked(record: Record) -> tuple[str, str] | None:
     """The fault that a run made on purpose, and what that means for its figures; None without."""
-    fault = record.workload.get("provoke")
-    if not fault:
-        return None
-    return f"Provoked on purpose: {clean(without_homes(str(fault)), 60)}.", PROVOKED
+    fault = provoked_fault(record)
+    return (f"Provoked on purpose: {fault}.", PROVOKED) if fault else None
 
 
 def caveats(record: Record) -> list[str]:

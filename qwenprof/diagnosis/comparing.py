@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import math
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import get_args
 
 from qwenprof.diagnosis.change import (
     HOST_RUN_TO_RUN,
@@ -23,19 +22,17 @@ from qwenprof.diagnosis.run_differences import (
     differences,
     forbidding,
 )
-from qwenprof.diagnosis.timed_cases import SUFFIXES, Case, Key, absence, cases, is_published
+from qwenprof.diagnosis.shares import check_share
+from qwenprof.diagnosis.timed_cases import SUFFIXES, Case, Key, absence, cases
 from qwenprof.diagnosis.versions import cudnn_version
-from qwenprof.errors import UsageError
-from qwenprof.formatting import clean, listed, plural, significant, times_with_interval
+from qwenprof.formatting import clean, plural, significant, times_with_interval
+from qwenprof.record.published import is_published
 from qwenprof.record.record import Cell, Record
 
 MIN_CHANGE = 0.03
 JUDGEMENTS: tuple[Judgement, ...] = get_args(Judgement)
 CHANGED: tuple[Judgement, ...] = ("FASTER", "SLOWER", "DIFFERENT")
 JUDGED: tuple[Judgement, ...] = (*CHANGED, "SAME")
-
-Gate = Literal["slower", "different"]
-GATES: tuple[Gate, ...] = ("slower", "different")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -110,80 +107,44 @@ def compare(
     Raises:
         UsageError: an unknown name in `across`, or a `min_change` that is no share.
     """
-    _check_share("--min-change", min_change)
+    check_share("--min-change", min_change)
     if run_to_run is not None:
-        _check_share("--run-to-run", run_to_run)
+        check_share("--run-to-run", run_to_run)
     names = checked_names(across)
     found = differences(base, new, names)
-    forbidden = forbidding(found)
     around = Circumstances(
         min_change=min_change,
         run_to_run=run_to_run,
         on_host=on_cpu(base) or on_cpu(new),
         disturbed=_disturbed(base, new),
-        refused=bool(forbidden),
+        refused=bool(forbidding(found)),
     )
-    rows = _rows(base, new, around)
+    return _comparison(base, new, around, names, found)
+
+
+def _comparison(
+    base: Record,
+    new: Record,
+    around: Circumstances,
+    across: tuple[str, ...],
+    found: tuple[Difference, ...],
+) -> Comparison:
+    rows, forbidden = _rows(base, new, around), forbidding(found)
     counted = Counter(row.judgement for row in rows)
     return Comparison(
         base=_run(base),
         new=_run(new),
-        min_change=min_change,
-        run_to_run=run_to_run,
-        across=names,
+        min_change=around.min_change,
+        run_to_run=around.run_to_run,
+        across=across,
         differences=found,
         refused=tuple(f"{each}; if that is the point: --across {each.name}" for each in forbidden),
         rows=rows,
         counts={each: counted[each] for each in JUDGEMENTS},
         lost=_lost(base, new, rows),
-        notes=_notes(base, new, around, names, found),
+        notes=_notes(base, new, around, across, found),
         summary=_refusal(forbidden) if forbidden else _summary(rows),
     )
-
-
-def failure(comparison: Comparison, on: Gate) -> str:
-    """Why a gate does not let the new run pass; "" where it does.
-
-    "slower": a time became SLOWER. "different": anything became FASTER, SLOWER or DIFFERENT, or
-    what went well in BASE did not in NEW. Neither passes what could not be judged at all.
-
-    Raises:
-        UsageError: there is no such gate.
-    """
-    if on not in GATES:
-        raise UsageError(f"--fail-on {on}: choose from {', '.join(GATES)}")
-    if comparison.refused:
-        return comparison.summary
-    counts, wanted = comparison.counts, CHANGED if on == "different" else ("SLOWER",)
-    told = [f"{counts[each]} {each}" for each in wanted if counts[each]]
-    if on == "different" and comparison.lost:
-        told.append(f"{len(comparison.lost)} lost")
-    if told:
-        return f"--fail-on {on}: {listed(told)}"
-    if not any(counts[each] for each in JUDGED):
-        return f"--fail-on {on}: nothing could be judged, so nothing is known to be as it was"
-    return ""
-
-
-def failed(comparison: Comparison, on: Gate) -> bool:
-    """Whether the gate does not let the new run pass; `failure` says why."""
-    return bool(failure(comparison, on))
-
-
-def share(text: str, option: str = "--min-change") -> float:
-    """A share from text: "3%", "3 %" or "0.03".
-
-    Raises:
-        UsageError: it is neither, or negative.
-    """
-    stripped = text.strip()
-    is_percent = stripped.endswith("%")
-    try:
-        value = float(stripped.removesuffix("%")) / (100 if is_percent else 1)
-    except ValueError as error:
-        raise UsageError(f"{option} {text}: give a share such as 3% or 0.03") from error
-    _check_share(option, value)
-    return value
 
 
 def by_size(rows: Iterable[Change]) -> list[Change]:
@@ -191,11 +152,6 @@ def by_size(rows: Iterable[Change]) -> list[Change]:
     return sorted(
         rows, key=lambda row: (row.judgement not in CHANGED, -row.size, row.ratio is None)
     )
-
-
-def _check_share(option: str, value: float) -> None:
-    if not (math.isfinite(value) and value >= 0):
-        raise UsageError(f"{option} {value:g}: must be a share of at least 0, such as 3% or 0.03")
 
 
 def _disturbed(base: Record, new: Record) -> dict[str, str]:

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from qwenprof.diagnosis.bounds import number, positive
 from qwenprof.diagnosis.disturbance import disturbances
 from qwenprof.diagnosis.forward import forward_s
+from qwenprof.diagnosis.series_names import variant_series
 from qwenprof.harness.statistics import NOISY_IQR, Fit, fit_line, summarize
 from qwenprof.record.record import Record, Row
 
@@ -205,13 +206,6 @@ def share_saved(record: Record, found: Comparison) -> float | None:
     """Share of the workload's forward that the linear layer would save; at least nought."""
     whole_s = forward_s(record)
     return min(saved_s(record, found) / whole_s, 1.0) if whole_s else None
-
-
-def variant_series(row: Row) -> str:
-    """The name of the series that holds the raw samples of a row of the comparison."""
-    direction = row.get("direction")
-    suffix = "" if direction in (None, "forward") else f"/{direction}"
-    return f"{row.get('variant')}/{row.get('dtype')}/{row.get('patches')}{suffix}"
 
 
 def _samples_s(record: Record, row: Row) -> list[float]:

@@ -6,13 +6,13 @@ the name that its series would have.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from qwenprof.diagnosis.bounds import positive
+from qwenprof.diagnosis.series_names import SERIES_NAMES
+from qwenprof.record.published import is_published
 from qwenprof.record.record import Record, Row
 
-PUBLISHED_TOOL = "published"
 FIRST_CALL = "/first_call"
 HOST_TIMED = ("/host_enqueue", "/wall")
 SUFFIXES = (FIRST_CALL, *HOST_TIMED)
@@ -31,11 +31,6 @@ class Case:
     unit: str
     values: tuple[float, ...] = ()
     published: float | None = None
-
-
-def is_published(record: Record) -> bool:
-    """Whether the figures were taken from a publication, and not measured by qwenprof."""
-    return record.tool.name == PUBLISHED_TOOL
 
 
 def cases(record: Record) -> dict[Key, Case]:
@@ -75,7 +70,7 @@ def _without_suffix(name: str) -> str:
 def _tabled(record: Record) -> dict[Key, Case]:
     found = {
         (stage, name(row)): Case(unit="s", published=median_s)
-        for (stage, table), name in _NAMES.items()
+        for (stage, table), name in SERIES_NAMES.items()
         for row in record.rows(stage, table)
         if (median_s := positive(row.get("median_s"))) is not None
     }
@@ -92,30 +87,10 @@ def _row_of(record: Record, stage: str, name: str) -> Row | None:
     return next(
         (
             row
-            for (owner, table), name_of in _NAMES.items()
+            for (owner, table), name_of in SERIES_NAMES.items()
             if owner == stage
             for row in record.rows(stage, table)
             if name_of(row) == name
         ),
         None,
     )
-
-
-def _attention(row: Row) -> str:
-    return f"{row.get('attention')}, {row.get('experiment')}/batch={row.get('batch')}"
-
-
-def _variant(row: Row) -> str:
-    name = f"{row.get('variant')}/{row.get('dtype')}/{row.get('patches')}"
-    direction = row.get("direction")
-    return name if direction in (None, "forward") else f"{name}/{direction}"
-
-
-_NAMES: Mapping[Key, Callable[[Row], str]] = {
-    ("matmul", "gemm"): lambda row: f"gemm/{row.get('dtype')}/{row.get('size')}",
-    ("batch-sweep", "batches"): lambda row: f"batch={row.get('batch')}",
-    ("attention-sweep", "backends"): _attention,
-    ("breakdown", "phases"): lambda row: str(row.get("phase")),
-    ("compare-patch-embed", "variants"): _variant,
-    ("dispatch", "experiments"): lambda row: f"{row.get('module')}/{row.get('experiment')}",
-}

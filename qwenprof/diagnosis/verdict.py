@@ -14,6 +14,7 @@ from qwenprof.diagnosis.finding import Confidence, Finding, diagnose
 from qwenprof.diagnosis.projected import main_effect
 from qwenprof.diagnosis.responsibility import responsibility
 from qwenprof.formatting import listed, percent, times
+from qwenprof.record.published import is_published
 from qwenprof.record.record import Record
 
 EXPLAINS = 0.5  # of what a part costs: a cause of less is not why it is slow
@@ -26,7 +27,6 @@ LAST_RULES = ("first-call",)  # leads only where nothing else does
 UNKNOWN_SHARE, UNKNOWN_CRITICAL_SHARE = 0.05, 0.5
 NEEDED_TO_BE_SURE = ("culprit", "run-quality", "conv-slow-backend")
 PIPELINE_RULES = ("input-bound",)  # their shares are of the pipeline, not of the forward
-PUBLISHED_TOOL = "published"
 CONFIDENCES: tuple[Confidence, ...] = ("high", "medium", "low")
 
 
@@ -157,7 +157,7 @@ def _end_to_end(record: Record, because: Finding) -> str:
     effect = main_effect(record) if because.rule in CONVOLUTION_RULES else None
     if effect is None or effect.basis != "measured" or effect.speedup is None:
         return ""
-    how = "as published" if record.tool.name == PUBLISHED_TOOL else "measured end to end"
+    how = "as published" if is_published(record) else "measured end to end"
     return f"{times(effect.speedup.value)} {how}"
 
 

@@ -109,25 +109,23 @@ def _host() -> Facts:
 
 def cpu_name() -> str | None:
     """The processor's marketing name, where the system tells it."""
-    try:
-        with Path("/proc/cpuinfo").open(encoding="utf-8") as lines:
-            for line in lines:
-                if line.startswith("model name"):
-                    return line.partition(":")[2].strip()
-    except OSError:
-        pass
-    return platform.processor() or None
+    return _cpuinfo("model name") or platform.processor() or None
 
 
 def instructions() -> str | None:
     """Which instruction sets for matrix work the processor has, as Linux names them."""
+    flags = (_cpuinfo("flags") or "").split()
+    return ", ".join(name for name in INSTRUCTIONS if name in flags) if flags else None
+
+
+def _cpuinfo(name: str) -> str | None:
+    """A fact of the first core, as Linux tells it; None elsewhere."""
     try:
-        text = Path("/proc/cpuinfo").read_text(encoding="utf-8")
+        with Path("/proc/cpuinfo").open(encoding="utf-8") as lines:
+            found = (line for line in lines if line.startswith(name))
+            return next(found, "").partition(":")[2].strip() or None
     except OSError:
         return None
-    line = next((line for line in text.splitlines() if line.startswith("flags")), "")
-    flags = line.partition(":")[2].split()
-    return ", ".join(name for name in INSTRUCTIONS if name in flags) if flags else None
 
 
 def _torch() -> dict[str, Any]:

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from qwenprof.record.record import Record, load
 
-WRITEUP = "writeup"
+WRITEUP, TOOL = "writeup", "published"
 SAMPLES = 29_169  # of the dataset that its times are projected to
 
 
@@ -27,6 +27,11 @@ def writeup() -> Record:
     file = resources.files("qwenprof.record") / f"{WRITEUP}.json"
     with resources.as_file(file) as path:
         return load(path)
+
+
+def is_published(record: Record) -> bool:
+    """Whether a record's figures were taken from a publication, and not measured by qwenprof."""
+    return record.tool.name == TOOL
 
 
 def is_writeup(path: Path | str) -> bool:

@@ -40,7 +40,8 @@ HEADER = ("case", "BASE", "NEW", "NEW / BASE", "judgement")
 HOW = (
     "Medians with their 95 % confidence interval, which fewer than six samples do not have. A case "
     "is FASTER or SLOWER where the whole 95 % bootstrap interval of the ratio of medians lies "
-    "beyond its noise, SAME where it lies within, else INCONCLUSIVE. Noise is the largest of the "
+    "beyond its noise, SAME where it lies within, else INCONCLUSIVE; on a host's cores a change by "
+    "more than 30 % is never called the SAME. Noise is the largest of the "
     "least change that counts, the spread of both runs' own samples (interquartile range, or the "
     "distance between the medians of a run's thirds), what runs of the same thing differ by, and "
     "100 % where a stage was disturbed; samples that spread by more than 25 %, and those of a "

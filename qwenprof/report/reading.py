@@ -8,9 +8,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from qwenprof.diagnosis.bounds import number
-from qwenprof.diagnosis.timed_cases import is_published
 from qwenprof.formatting import NOT_MEASURED, count, seconds_with_interval
 from qwenprof.harness import statistics
+from qwenprof.record.published import is_published
 from qwenprof.record.record import Cell, Record, Row, StageResult
 from qwenprof.report.section import Block, Inline, Paragraph, code, paragraph, strong
 

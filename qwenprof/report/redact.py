@@ -57,12 +57,7 @@ def redacted(record: Record) -> Record:
 
     Keys are cleaned too. Where two become equal, the second is called "key (2)".
     """
-    return _redact(record)[0]
-
-
-def redactions(record: Record) -> dict[str, int]:
-    """How many of each kind `redacted` removes; the kinds are those of `NOUNS`."""
-    return _redact(record)[1]
+    return redacted_and_counted(record)[0]
 
 
 def redacted_text(text: str) -> str:
@@ -205,7 +200,8 @@ class _Walk:
         return new
 
 
-def _redact(record: Record) -> tuple[Record, dict[str, int]]:
+def redacted_and_counted(record: Record) -> tuple[Record, dict[str, int]]:
+    """The same, with how many of each kind were removed; the kinds are those of `NOUNS`."""
     walk = _Walk(rules=_rules())
     environment = _keyed(walk, record.environment, lambda name, facts: _facts(walk, facts, name))
     stages = _keyed(walk, record.stages, lambda _, result: _stage(walk, result))

@@ -19,9 +19,9 @@ from qwenprof.diagnosis.bounds import positive
 from qwenprof.diagnosis.finding import Finding
 from qwenprof.diagnosis.projection import comparison, convolutions, description
 from qwenprof.formatting import clean, times
+from qwenprof.record.published import is_published
 from qwenprof.record.record import Record, Row
 from qwenprof.report.sections._convolution import shape
-from qwenprof.report.telling import is_published
 
 NAME, SIGNATURE = "repro.py", "Written by qwenprof."
 TEMPLATE = f"{NAME}.j2"

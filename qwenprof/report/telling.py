@@ -6,12 +6,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from qwenprof.diagnosis.finding import Finding
-from qwenprof.record.published import SAMPLES, writeup
+from qwenprof.record.published import SAMPLES, is_published, writeup
 from qwenprof.record.record import Record, Row
 from qwenprof.report.reading import device_name, is_qwen
 from qwenprof.report.section import Inline, published
-
-PUBLISHED_TOOL = "published"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,12 +68,14 @@ class Telling:
 
     against: the record whose figures stand beside; None for none.
     samples: of the dataset that times are projected to.
+    taken_out: what redaction took out of the record, for a sentence; "" where it was not told.
     """
 
     record: Record
     findings: tuple[Finding, ...] = ()
     against: Other | None = None
     samples: int = SAMPLES
+    taken_out: str = ""
 
 
 def telling(
@@ -103,11 +103,6 @@ def telling(
 def usual_other(record: Record) -> Record | None:
     """The published case, for what can be held against it; None for anything else."""
     return writeup() if is_qwen(record) and not is_published(record) else None
-
-
-def is_published(record: Record) -> bool:
-    """Whether a record's figures were taken from a publication."""
-    return record.tool.name == PUBLISHED_TOOL
 
 
 def measured_or_published(record: Record) -> str:

@@ -16,12 +16,13 @@ from qwenprof.diagnosis.responsibility import MODEL, PYTORCH
 from qwenprof.diagnosis.verdict import verdict
 from qwenprof.errors import UsageError
 from qwenprof.formatting import clean, listed, without_homes
+from qwenprof.record.published import is_published
 from qwenprof.record.record import Record, write_atomically
 from qwenprof.report import attachments as archive
 from qwenprof.report import repro
 from qwenprof.report import ticket_parts as parts
 from qwenprof.report.section import Inline, Paragraph, code, paragraph, strong
-from qwenprof.report.telling import Telling, is_published
+from qwenprof.report.telling import Telling
 from qwenprof.report.ticket_answers import answers
 
 NAME = "ticket.md"

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from qwenprof.formatting import clean, plural
+from qwenprof.record.published import is_published
 from qwenprof.record.record import Cell, Facts, Record
 from qwenprof.report.reading import on_gpu
 from qwenprof.report.sections.environment import PRIVATE
-from qwenprof.report.telling import is_published
 
 LONGEST_VALUE, MOST_FACTS = 200, 150
 # what a maintainer looks for: where it is missing, that is said

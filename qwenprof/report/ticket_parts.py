@@ -14,6 +14,7 @@ from qwenprof.diagnosis.responsibility import Layer, responsibility
 from qwenprof.diagnosis.rules.known_issue import sort as sorted_issues
 from qwenprof.diagnosis.verdict import verdict
 from qwenprof.formatting import clean, listed, plural, seconds
+from qwenprof.record.published import is_published
 from qwenprof.record.record import Record
 from qwenprof.report import ticket_charts
 from qwenprof.report.exclusion import LEAD
@@ -32,7 +33,6 @@ from qwenprof.report.section import (
     sections,
     strong,
 )
-from qwenprof.report.telling import is_published
 from qwenprof.report.ticket_environment import in_full, in_short
 
 if TYPE_CHECKING:

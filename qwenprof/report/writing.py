@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from qwenprof.diagnosis.finding import diagnose
@@ -12,11 +12,14 @@ from qwenprof.record.published import SAMPLES
 from qwenprof.record.record import Record, write_atomically
 from qwenprof.report import markdown
 from qwenprof.report.reading import footer
-from qwenprof.report.redact import redacted
+from qwenprof.report.redact import redacted, redacted_and_counted, removed
 from qwenprof.report.section import Block, Figure, Section, sections
 from qwenprof.report.telling import Telling, telling
 
 Pieces = list[tuple[Section, list[Block]]]
+MARKDOWN, HTML, TICKET = "md", "html", "ticket"
+ATTACHED = (MARKDOWN, HTML)  # what a ticket brings with it
+PAGE, HTML_PAGE = "report.md", "report.html"
 TRANSFORMERS = "transformers"
 
 
@@ -68,9 +71,10 @@ def write_report(
     try:
         folder.mkdir(parents=True, exist_ok=True)
         report = _drawn(told, target)
-        written = _pictures(report, folder) if formats != ("html",) else []
+        wanted = {*formats, *(ATTACHED if TICKET in formats else ())}
+        written = _pictures(report, folder) if MARKDOWN in wanted else []
         for name, write in FORMATS.items():
-            written += write(report, folder) if name in formats else []
+            written += write(report, folder) if name in wanted else []
         return written
     except OSError as error:
         raise UsageError(
@@ -97,22 +101,26 @@ def title(record: Record) -> str:
 
 
 def _check(formats: Sequence[str], target: str) -> None:
-    from qwenprof.report.ticket import TARGETS
-
     unknown = [name for name in formats if name not in FORMATS]
     if unknown or not formats:
         raise UsageError(f"--format {','.join(unknown)}: choose from {', '.join(FORMATS)}")
+    if TICKET not in formats:
+        return
+    from qwenprof.report.ticket import TARGETS
+
     if target not in TARGETS:
         raise UsageError(f"--for {target}: choose from {', '.join(TARGETS)}")
 
 
 def _told(record: Record, against: Record | None, samples: int, *, redact: bool) -> Telling:
     """The record and the one beside it; it stands beside nothing where both are the same."""
-    alone = against is record
+    alone, taken_out = against is record, "nothing, as was asked for"
     if redact:
-        record, against = redacted(record), against and redacted(against)
+        record, counts = redacted_and_counted(record)
+        against, taken_out = against and redacted(against), removed(counts)
     other = record if alone else against
-    return telling(record, diagnose(record), against=other, samples=samples)
+    told = telling(record, diagnose(record), against=other, samples=samples)
+    return replace(told, taken_out=taken_out)
 
 
 def _drawn(told: Telling, target: str) -> Report:
@@ -132,7 +140,7 @@ def _pictures(report: Report, folder: Path) -> list[Path]:
 
 
 def _markdown(report: Report, folder: Path) -> list[Path]:
-    return [_page(folder / "report.md", markdown.render(title(report.told.record), report.pieces))]
+    return [_page(folder / PAGE, markdown.render(title(report.told.record), report.pieces))]
 
 
 def _html(report: Report, folder: Path) -> list[Path]:
@@ -142,15 +150,15 @@ def _html(report: Report, folder: Path) -> list[Path]:
     page = html.render(
         title(record), report.pieces, report.pictures, subtitle=footer(record), footer=_made(record)
     )
-    return [_page(folder / "report.html", page)]
+    return [_page(folder / HTML_PAGE, page)]
 
 
 def _ticket(report: Report, folder: Path) -> list[Path]:
-    """The ticket, and first what is attached to it."""
+    """The ticket; what is attached to it was written before."""
     from qwenprof.report.ticket import write_ticket
 
-    pages = [*_markdown(report, folder), *_html(report, folder)]
-    attached = [*(folder / f"{stem}.png" for stem in report.pictures), *pages]
+    names = [*(f"{stem}.png" for stem in report.pictures), PAGE, HTML_PAGE]
+    attached = [folder / name for name in names]
     return write_ticket(report.told, folder, report.target, attached)
 
 
@@ -164,7 +172,7 @@ def _page(path: Path, text: str) -> Path:
 
 
 FORMATS: dict[str, Callable[[Report, Path], list[Path]]] = {
-    "md": _markdown,
-    "html": _html,
-    "ticket": _ticket,
+    MARKDOWN: _markdown,
+    HTML: _html,
+    TICKET: _ticket,
 }

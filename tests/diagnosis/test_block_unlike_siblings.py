@@ -57,6 +57,20 @@ def test_a_burst_in_the_only_steady_pass_accuses_no_block() -> None:
     assert found([*rows, block(7, 0.04, first_call_s=0.05)], passes=1).culprit == "blocks.7"
 
 
+def test_in_a_disturbed_run_only_what_runs_more_operators_is_accused() -> None:
+    rows = alike(7, operators=26)
+    rows += [block(7, 0.04, operators=26), block(8, 0.03, operators=378)]
+    given = forward(rows, passes=1)
+    unlike: Row = {"n": 1, "with_marks_s": 0.2, "plain_s": 0.1}
+    tables = {"modules": given.rows("per-layer", "modules"), "summary": [unlike]}
+    disturbed = record(per_layer__modules=tables["modules"], per_layer__summary=tables["summary"])
+
+    assert judged(RULE, given).culprit == "blocks.7"
+    finding = judged(RULE, disturbed)
+    assert finding.culprit == "blocks.8"
+    assert "blocks.7" not in " ".join((finding.title, *finding.evidence))
+
+
 def test_a_list_of_blocks_without_a_row_of_its_own_does_not_hide_them() -> None:
     """As in most encoders: `encoder` is called, `encoder.layers` is not."""
     layers = [row | {"path": f"encoder.layers.{i}"} for i, row in enumerate(alike(5, 0.1))]

@@ -10,8 +10,10 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from qwenprof.diagnosis.comparing import by_size, compare, failed, failure, share
+from qwenprof.diagnosis.comparing import by_size, compare
+from qwenprof.diagnosis.comparison_gate import failure
 from qwenprof.diagnosis.run_differences import NAMES
+from qwenprof.diagnosis.shares import share
 from qwenprof.errors import UsageError
 from qwenprof.record.published import writeup
 from qwenprof.record.record import Record, Row, StageResult, load
@@ -99,7 +101,7 @@ def test_published_figures_are_told_beside_a_run_and_never_judged() -> None:
     assert set(allowed.counts) - {"INCONCLUSIVE", "NOT COMPARED"} == {
         name for name, count in allowed.counts.items() if not count
     }
-    assert failed(allowed, "slower")
+    assert failure(allowed, "slower")
 
 
 # -- what only one of them has, and the gates ------------------------------------------------
@@ -116,8 +118,8 @@ def test_what_is_missing_is_told_with_the_reason() -> None:
     assert (missing.judgement, missing.new) == ("NOT COMPARED", None)
     assert missing.why == "not in NEW: out of memory: tried to allocate"
     assert found.lost == ("batch-sweep: batch=8: not in NEW: out of memory: tried to allocate",)
-    assert (failed(found, "slower"), failed(found, "different")) == (False, True)
-    assert not failed(compare(new, base), "different")
+    assert (bool(failure(found, "slower")), bool(failure(found, "different"))) == (False, True)
+    assert not failure(compare(new, base), "different")
 
 
 def test_a_stage_that_did_not_run_or_failed_is_lost_once() -> None:
@@ -152,7 +154,10 @@ def test_other_units_are_not_compared() -> None:
 )
 def test_gates(factor: float, slower: bool, different: bool) -> None:
     found = compare(record(), record({"a": [factor] * 30}))
-    assert (failed(found, "slower"), failed(found, "different")) == (slower, different)
+    assert (bool(failure(found, "slower")), bool(failure(found, "different"))) == (
+        slower,
+        different,
+    )
 
 
 def test_a_gate_does_not_pass_what_could_not_be_judged() -> None:

@@ -384,3 +384,13 @@ def test_without_a_healthy_backend_this_is_another_rules_question(backend: str |
 
     assert finding.verdict == "not assessed"
     assert "healthy backend" in said(finding)
+
+
+def test_the_cure_of_a_fault_made_on_purpose_is_not_to_make_it() -> None:
+    given = compared(pair("Slow3d", 0.3, 0.003), torch=HEALTHY_CPU, forward_s=1.6)
+    provoked = msgspec.structs.replace(given, workload=given.workload | {"provoke": "slow-conv"})
+
+    advice = judged(SLOW, provoked).advice
+
+    assert advice.startswith("Run without --provoke slow-conv: this fault was made on purpose.")
+    assert "--provoke" not in judged(SLOW, given).advice

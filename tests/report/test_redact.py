@@ -21,7 +21,7 @@ from qwenprof.diagnosis.finding import diagnose
 from qwenprof.record.published import writeup
 from qwenprof.record.record import Record, Series, StageResult, Tool, load
 from qwenprof.report.markdown import escaped
-from qwenprof.report.redact import NOUNS, redacted, redacted_text, redactions, removed
+from qwenprof.report.redact import NOUNS, redacted, redacted_and_counted, redacted_text, removed
 
 REAL = sorted((Path(__file__).parents[2] / "reports").glob("*/record.json"))
 HOST = "zqbox17"
@@ -351,8 +351,10 @@ def test_nothing_private_comes_through_any_field(kind: str, data: st.DataObject)
 
     assert planted.private not in encoded(clean)
     assert redacted(clean) == clean
-    assert redactions(clean) == {}
-    assert sum(redactions(record(text=text)).values()) >= 20, "it stood in so many places"
+    assert redacted_and_counted(clean)[1] == {}
+    assert sum(redacted_and_counted(record(text=text))[1].values()) >= 20, (
+        "it stood in so many places"
+    )
 
 
 @pytest.mark.parametrize(
@@ -383,7 +385,7 @@ def test_a_key_tells_what_its_value_is(key: str, kind: str) -> None:
 
     assert clean.environment["host"] == {key: f"<{kind}>"}
     assert clean.command == ["qwenprof", f"--{key}", f"<{kind}>", f"--{key}=<{kind}>"]
-    assert redactions(given) == {kind: 3}
+    assert redacted_and_counted(given)[1] == {kind: 3}
 
 
 def test_a_number_stays_unless_it_is_a_serial_number_or_a_secret() -> None:
@@ -436,7 +438,7 @@ def test_a_local_model_is_told_by_its_last_name(source: str, expected: str) -> N
 
     assert clean.command == ["qwenprof", "--model", expected, f"--model={expected}"]
     assert clean.workload == {"model": expected}
-    assert redactions(given) == ({} if source == expected else {"path": 3})
+    assert redacted_and_counted(given)[1] == ({} if source == expected else {"path": 3})
 
 
 def test_keys_that_become_equal_lose_no_value() -> None:
@@ -458,7 +460,7 @@ def test_what_was_removed_is_counted_by_kind() -> None:
     stage = StageResult(status="failed", reason=reason, duration_s=1.0)
     given = record(stages={"matmul": stage})
 
-    counts = redactions(given)
+    counts = redacted_and_counted(given)[1]
 
     assert counts == {"path": 2, "mac": 1, "secret": 1}
     assert removed(counts) == "2 local paths, 1 MAC address and 1 secret"
@@ -471,7 +473,7 @@ def test_a_real_record_holds_nothing_private_and_stays_as_it_is(path: Path) -> N
     given = load(path)
 
     assert redacted(given) == given
-    assert redactions(given) == {}
+    assert redacted_and_counted(given)[1] == {}
 
 
 def test_the_published_record_stays_as_it_is() -> None:

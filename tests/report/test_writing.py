@@ -7,10 +7,12 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import msgspec
 import pytest
 
-from qwenprof.diagnosis.finding import Finding
+from qwenprof.diagnosis.finding import Finding, diagnose
 from qwenprof.errors import UsageError
+from qwenprof.record.published import writeup
 from qwenprof.record.record import Record
 from qwenprof.report import markdown, writing
 from qwenprof.report.telling import telling
@@ -111,3 +113,49 @@ assert not {{"torch", "transformers", "matplotlib.pyplot"}} & set(sys.modules)
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
+
+
+def test_a_ticket_brings_what_is_attached_to_it_and_each_file_once(
+    simulated_gpu: Record, tmp_path: Path
+) -> None:
+    paths = write_report(simulated_gpu, tmp_path, ("ticket",))
+
+    assert len(paths) == len(set(paths))
+    assert {"report.md", "report.html", "ticket.md", "attachments.zip"} <= {p.name for p in paths}
+    assert sorted(tmp_path.iterdir()) == sorted(paths)
+
+
+def test_html_alone_needs_no_picture_beside_it(simulated_gpu: Record, tmp_path: Path) -> None:
+    assert write_report(simulated_gpu, tmp_path, ["html"]) == [tmp_path / "report.html"]
+
+
+def test_an_unknown_target_is_named_before_anything_is_written(
+    simulated_gpu: Record, tmp_path: Path
+) -> None:
+    with pytest.raises(UsageError, match="choose from transformers, pytorch, vllm"):
+        write_report(simulated_gpu, tmp_path, ("ticket",), target="jax")
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("redact", "said"), [(True, "as private: 1 local path."), (False, "nothing, as was asked for")]
+)
+def test_the_report_says_what_was_taken_out(
+    empty_record: Record, tmp_path: Path, redact: bool, said: str
+) -> None:
+    private = msgspec.structs.replace(empty_record, command=["qwenprof", "/data/lab7/secret.py"])
+
+    write_report(private, tmp_path, redact=redact)
+
+    text = (tmp_path / "report.md").read_text(encoding="utf-8")
+    assert said in text
+    assert ("/data/lab7" in text) is not redact
+
+
+def test_the_published_report_as_a_whole(request: pytest.FixtureRequest) -> None:
+    """Rewritten with `pytest --update-golden`, as the other one."""
+    told = telling(writeup(), diagnose(writeup()))
+    report, golden = markdown.render(title(writeup()), composed(told)), GOLDEN.parent / "writeup.md"
+    if request.config.getoption("--update-golden"):
+        golden.write_text(report, encoding="utf-8")
+    assert report == golden.read_text(encoding="utf-8")

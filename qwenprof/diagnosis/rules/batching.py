@@ -108,8 +108,10 @@ def judge(record: Record) -> Finding:
     if found.growth > 1 + TOLERANCE:
         doubt = _doubt(record, rows)
         if doubt and found.growth < SURE_ALL_THE_SAME:
-            grown = times(found.growth)
-            why = f"Inconclusive: a sample takes {grown} as long in the largest batch, but {doubt}."
+            longer = times(found.growth)
+            why = (
+                f"Inconclusive: a sample takes {longer} as long in the largest batch, but {doubt}."
+            )
             return not_assessed(NAME, QUESTION, why)
         return Finding(
             rule=NAME,
@@ -148,17 +150,17 @@ def _inferred(rows: dict[int, Row]) -> Finding:
     number of patches alone could tell why.
     """
     unknown = "Whether the work grew with the batch is not known."
-    sizes = [_sized(batch, row) for batch, row in rows.items()]
+    sizes = [sized(batch, row) for batch, row in rows.items()]
     known = [each for each in sizes if each is not None]
     if len(known) < len(sizes):
         return not_assessed(NAME, QUESTION, unknown)
-    grown = _grown(known)
-    kept = _scaling({each.batch: rows[each.batch] for each in grown})
-    stalled = known[len(grown) : len(grown) + 1]
-    told = tuple(_stalled(each, grown[-1]) for each in stalled)
+    kept_sizes = grown(known)
+    kept = _scaling({each.batch: rows[each.batch] for each in kept_sizes})
+    stalled = known[len(kept_sizes) : len(kept_sizes) + 1]
+    told = tuple(_stalled(each, kept_sizes[-1]) for each in stalled)
     if kept is None or abs(kept.growth - 1) > TOLERANCE:
         return not_assessed(NAME, QUESTION, " ".join((unknown, *told)))
-    last = grown[-1].batch
+    last = kept_sizes[-1].batch
     anomaly = "".join(f"; batch {each.batch} most likely did not grow" for each in stalled)
     return Finding(
         rule=NAME,
@@ -175,7 +177,8 @@ def _inferred(rows: dict[int, Row]) -> Finding:
     )
 
 
-def _sized(batch: int, row: Row) -> Sized | None:
+def sized(batch: int, row: Row) -> Sized | None:
+    """A measured row as far as it tells how much work it was; None where it does not."""
     keys = ("median_s", "sequence_length", "peak_bytes")
     time_s, tokens, peak_bytes = (positive(row.get(key)) for key in keys)
     if time_s is None or tokens is None or peak_bytes is None:
@@ -183,7 +186,7 @@ def _sized(batch: int, row: Row) -> Sized | None:
     return Sized(batch=batch, time_s=time_s, tokens=tokens, peak_bytes=peak_bytes)
 
 
-def _grown(known: Sequence[Sized]) -> Sequence[Sized]:
+def grown(known: Sequence[Sized]) -> Sequence[Sized]:
     """The batches before the first that is no larger than the one before it."""
     pairs = enumerate(pairwise(known), start=1)
     stops = (index for index, (before, after) in pairs if after.is_no_larger_than(before))

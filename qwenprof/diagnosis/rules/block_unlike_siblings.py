@@ -76,11 +76,15 @@ def judge(record: Record) -> Finding:
     ]
     if not odd:
         return _clear(blocks, passes)
-    disturbed = [*disturbances(record, "per-layer"), *filter(None, [unrepeated(record)])]
-    if disturbed and passes < ENOUGH_PASSES and not any(each.runs_more for each in odd):
+    disturbed = [*disturbances(record, "per-layer"), unrepeated(record).rstrip(".")]
+    why = next(filter(None, disturbed), "") if passes < ENOUGH_PASSES else ""
+    sure = [each for each in odd if each.runs_more] if why else odd
+    if not sure:
         said = _said(max(odd, key=lambda each: each.factor), passes)
-        why = f"Inconclusive: {said} But the run was disturbed ({disturbed[0].rstrip('.')})."
-        return not_assessed(NAME, QUESTION, why)
+        return not_assessed(
+            NAME, QUESTION, f"Inconclusive: {said} But the run was disturbed ({why})."
+        )
+    odd = sure
     return _problem(sorted(odd, key=lambda each: -each.excess_s), blocks, total_s, passes)
 
 

@@ -6,6 +6,7 @@ from the conditions of the dispatcher, or from a time that so many launches expl
 
 from __future__ import annotations
 
+from qwenprof.diagnosis.caveats import provoked_fault
 from qwenprof.diagnosis.conv_telling import (
     ADVICE,
     FUSION,
@@ -33,7 +34,6 @@ from qwenprof.diagnosis.projection import (
     share_saved,
 )
 from qwenprof.diagnosis.rules.device_health import switched_off
-from qwenprof.formatting import clean, without_homes
 from qwenprof.record.record import Record
 
 NAME, QUESTION = "conv-slow-backend", "Does the convolution run in a slow implementation?"
@@ -125,12 +125,9 @@ def _problem(record: Record, found: Comparison, said: str, confidence: Confidenc
 
 def _first(record: Record, cause: str) -> str:
     """A fault made on purpose, or a library that somebody switched off, comes first."""
-    fault = record.workload.get("provoke")
+    fault = provoked_fault(record)
     if fault:
-        return (
-            f"Run without --provoke {clean(without_homes(str(fault)), 60)}: this fault was made on "
-            "purpose. Or else: "
-        )
+        return f"Run without --provoke {fault}: this fault was made on purpose. Or else: "
     library, off, _ = cause.partition(" is switched off")
     return f"Switch {library} on again. Or else: " if off else ""
 

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from itertools import pairwise
 
 from qwenprof.diagnosis.bounds import number, positive
-from qwenprof.diagnosis.rules.batching import Sized
+from qwenprof.diagnosis.rules import batching
 from qwenprof.formatting import seconds
 from qwenprof.harness import statistics
 from qwenprof.harness.statistics import Fit
+from qwenprof.record.published import is_published
 from qwenprof.record.record import Record, Row
 from qwenprof.report.beside import outlined
 from qwenprof.report.charts import Line, LineChart, Panel, Point, drawing
@@ -25,7 +25,7 @@ from qwenprof.report.reading import (
     setting,
 )
 from qwenprof.report.section import Figure
-from qwenprof.report.telling import Other, is_published, measured_or_published
+from qwenprof.report.telling import Other, measured_or_published
 
 STAGE = "batch-sweep"
 LOG_BATCHES = "batch, samples, logarithmic"
@@ -86,21 +86,10 @@ def grown(done: Sequence[Row]) -> Sequence[Row]:
     The batching rule fits the same ones.
     """
     counted = [row for row in done if positive(row.get("patches"))]
-    sizes = [_sized(row) for row in done]
-    known = [each for each in sizes if each is not None]
+    known = [size for row in done if (size := batching.sized(int(batch_of(row)), row))]
     if len(counted) > 1 or len(known) < len(done):
         return done
-    pairs = enumerate(pairwise(known), start=1)
-    stops = (index for index, (before, after) in pairs if after.is_no_larger_than(before))
-    return done[: next(stops, len(done))]
-
-
-def _sized(row: Row) -> Sized | None:
-    keys = ("median_s", "sequence_length", "peak_bytes")
-    time_s, tokens, peak_bytes = (positive(row.get(key)) for key in keys)
-    if time_s is None or tokens is None or peak_bytes is None:
-        return None
-    return Sized(batch=int(batch_of(row)), time_s=time_s, tokens=tokens, peak_bytes=peak_bytes)
+    return done[: len(batching.grown(known))]
 
 
 def _stalled(done: Sequence[Row]) -> Sequence[Row]:

@@ -16,6 +16,7 @@ from qwenprof.formatting import (
     times,
     times_with_interval,
 )
+from qwenprof.record.published import is_published
 from qwenprof.record.record import Record, Row
 from qwenprof.report.beside import beside, by_key, outlined, told_of
 from qwenprof.report.charts import Bar, BarChart, drawing
@@ -33,7 +34,7 @@ from qwenprof.report.reading import (
     unmeasured,
 )
 from qwenprof.report.section import Block, Bullets, Figure, Inline, Table, paragraph, strong
-from qwenprof.report.telling import Other, Telling, is_published
+from qwenprof.report.telling import Other, Telling
 
 Beside = dict[str, dict[Hashable, Row]]  # by direction, then by variant
 

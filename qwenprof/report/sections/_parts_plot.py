@@ -6,13 +6,13 @@ from collections.abc import Sequence
 
 from qwenprof.diagnosis.components import Anatomy, Component
 from qwenprof.formatting import NOT_MEASURED, percent, seconds, times
+from qwenprof.record.published import is_published
 from qwenprof.record.record import Record
 from qwenprof.report.beside import outlined
 from qwenprof.report.charts import Bar, BarChart, drawing
 from qwenprof.report.reading import footer, sampled
 from qwenprof.report.section import Figure
 from qwenprof.report.sections._parts_beside import Theirs, role
-from qwenprof.report.telling import is_published
 
 MOST_BARS = 14
 WORTH_COMPARING = 0.005  # of the forward: below it, the bound is one launch and says little

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from qwenprof.diagnosis.bounds import number
 from qwenprof.formatting import seconds, times
+from qwenprof.record.published import is_published
 from qwenprof.record.record import Record, Row
 from qwenprof.report.beside import outlined
 from qwenprof.report.charts import Gap, Line, LineChart, Panel, Point, drawing
@@ -19,7 +20,7 @@ from qwenprof.report.reading import (
     text,
 )
 from qwenprof.report.section import Figure
-from qwenprof.report.telling import Other, is_published
+from qwenprof.report.telling import Other
 
 CONV, LINEAR = "Conv3d", "Linear"
 BESIDE = {CONV: 3, LINEAR: 4}  # the kinds, which are the markers, of the other record's points

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from qwenprof.formatting import clean, seconds, without_homes
+from qwenprof.record.published import is_published
 from qwenprof.record.record import Cell, Facts, Record
 from qwenprof.report.section import Block, Code, Section, paragraph
 from qwenprof.report.sections.environment import PRIVATE, TITLES
-from qwenprof.report.telling import PUBLISHED_TOOL, Telling
+from qwenprof.report.telling import Telling
 
 UNKNOWN = "not known"
 ABSENT = {"variables": "not set", "packages": "not installed"}
@@ -32,7 +33,7 @@ def compose(told: Telling) -> list[Block]:
 
 
 def _lead(record: Record) -> str:
-    whose = "As published" if record.tool.name == PUBLISHED_TOOL else "As recorded"
+    whose = "As published" if is_published(record) else "As recorded"
     return (
         f'{whose}, as text for a ticket. "{UNKNOWN}" is what could not be found out. Host names, '
         "user names, paths and serial numbers are left out."

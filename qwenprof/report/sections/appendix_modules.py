@@ -7,12 +7,13 @@ from collections.abc import Callable, Sequence
 from qwenprof.diagnosis.bounds import number
 from qwenprof.diagnosis.components import anatomy
 from qwenprof.formatting import count, flop, percent, seconds, size, times
+from qwenprof.record.published import is_published
 from qwenprof.record.record import Cell, Record, Row
 from qwenprof.report.beside import NO_FIGURE
 from qwenprof.report.reading import AS_PUBLISHED, device_name, outcome, text
 from qwenprof.report.section import Block, Inline, Section, Table, code, paragraph
 from qwenprof.report.sections._parts_beside import modules_beside, theirs_of
-from qwenprof.report.telling import Telling, is_published
+from qwenprof.report.telling import Telling
 
 STAGE = "per-layer"
 MOST_ROWS = 400

@@ -7,6 +7,7 @@ from dataclasses import replace
 
 from qwenprof.diagnosis.bounds import number
 from qwenprof.diagnosis.components import anatomy
+from qwenprof.diagnosis.series_names import attention_series
 from qwenprof.formatting import (
     NOT_MEASURED,
     count,
@@ -18,6 +19,7 @@ from qwenprof.formatting import (
     times_with_interval,
 )
 from qwenprof.harness.statistics import Ratio
+from qwenprof.record.published import is_published
 from qwenprof.record.record import Record, Row
 from qwenprof.report.beside import beside, by_key, outlined, told_of
 from qwenprof.report.charts import Bar, BarChart, drawing
@@ -51,7 +53,7 @@ from qwenprof.report.section import (
     Table,
     paragraph,
 )
-from qwenprof.report.telling import Other, Telling, is_published
+from qwenprof.report.telling import Other, Telling
 
 STAGE = "attention-sweep"
 SWITCHED, REPLACED = "switched", "replaced by plain SDPA"
@@ -251,13 +253,10 @@ def _batches(rows: Sequence[Row]) -> list[object]:
 
 
 def _ratio(record: Record, numerator: Row, denominator: Row) -> Ratio:
-    found = ratio(*(series_values(record, STAGE, _key(row)) for row in (numerator, denominator)))
+    names = (attention_series(row) for row in (numerator, denominator))
+    found = ratio(*(series_values(record, STAGE, name) for name in names))
     value = median_s(numerator) / median_s(denominator)
     return Ratio(value=value, ci=found.ci if found else None)
-
-
-def _key(row: Row) -> str:
-    return f"{row.get('attention')}, {row.get('experiment')}/batch={row.get('batch')}"
 
 
 def _caveat(change: Ratio, *rows: Row) -> str:

@@ -15,6 +15,7 @@ from qwenprof.formatting import (
     times_with_interval,
 )
 from qwenprof.harness.statistics import Fit, fit_line
+from qwenprof.record.published import is_published
 from qwenprof.record.record import Record, Row
 from qwenprof.report.beside import beside
 from qwenprof.report.exclusion import excluded
@@ -46,7 +47,7 @@ from qwenprof.report.section import (
 )
 from qwenprof.report.sections._every_variant import every_variant
 from qwenprof.report.sections._patch_plot import figure, gap
-from qwenprof.report.telling import Other, Telling, is_published
+from qwenprof.report.telling import Other, Telling
 
 STAGE = "compare-patch-embed"
 CONV, LINEAR = "Conv3d", "Linear"

@@ -25,6 +25,7 @@ from qwenprof.formatting import (
     times,
     times_with_interval,
 )
+from qwenprof.record.published import is_published
 from qwenprof.record.record import Record
 from qwenprof.report.beside import NO_FIGURE, Figures, beside
 from qwenprof.report.charts import Bar, BarChart, drawing
@@ -41,7 +42,7 @@ from qwenprof.report.section import (
     strong,
 )
 from qwenprof.report.sections._dataset import dataset, dataset_sentence, with_theirs
-from qwenprof.report.telling import PUBLISHED_TOOL, Other, Telling, is_published
+from qwenprof.report.telling import Other, Telling
 
 STAGE = "compare-patch-embed"
 BAR_INTERVALS = (
@@ -106,7 +107,7 @@ def _origin(record: Record, main: Effect) -> list[Inline]:
             strong("Computed, not measured:"),
             " the forward less the convolution, plus the equal Linear on the same patches. ",
         ]
-    if record.tool.name == PUBLISHED_TOOL:
+    if is_published(record):
         return [strong("Published, not measured here."), " "]
     return []
 
@@ -173,7 +174,7 @@ def _forwards(told: Telling, found: Sequence[Effect], theirs: Sequence[Effect]) 
 
 
 def _in_turn(record: Record, computed: bool) -> str:
-    if computed or record.tool.name == PUBLISHED_TOOL:
+    if computed or is_published(record):
         return ""
     return "Both were timed in turn (A B B A) on the same inputs. "
 
@@ -183,7 +184,7 @@ def _from(record: Record, effect: Effect) -> str:
         return NO_FIGURE
     if effect.basis == "computed":
         return "computed"
-    return "published" if record.tool.name == PUBLISHED_TOOL else "measured"
+    return "published" if is_published(record) else "measured"
 
 
 def _cell(time: Time | None) -> str:

@@ -18,6 +18,7 @@ from qwenprof.diagnosis.projection import CONV, LINEAR, convolutions
 from qwenprof.diagnosis.proof import passed, proof
 from qwenprof.diagnosis.rules.known_issue import sort
 from qwenprof.formatting import clean, count, percent, plural, size, times, times_with_interval
+from qwenprof.record.published import is_published
 from qwenprof.record.record import Record, Row
 from qwenprof.report.reading import is_measured, is_qwen, median_s
 from qwenprof.report.section import (
@@ -30,7 +31,7 @@ from qwenprof.report.section import (
     paragraph,
     strong,
 )
-from qwenprof.report.telling import PUBLISHED_TOOL, Telling
+from qwenprof.report.telling import Telling
 
 # counted in transformers 5.23.0, of which every default configuration was built; no run of this
 # record has shown any of it
@@ -175,7 +176,7 @@ def _cost(told: Telling) -> list[Item]:
             ("Not known: the forward with the fix was neither measured nor can it be computed.",)
         ]
     before, after = effect.of_samples(told.samples)
-    basis = "published" if told.record.tool.name == PUBLISHED_TOOL else effect.basis
+    basis = "published" if is_published(told.record) else effect.basis
     said = times_with_interval(effect.speedup.value, effect.speedup.interval)
     if effect.gain != "faster" or before is None or after is None:
         return [

@@ -19,6 +19,7 @@ from qwenprof.formatting import (
     size,
 )
 from qwenprof.harness import statistics
+from qwenprof.record.published import is_published
 from qwenprof.record.record import Record, Row
 from qwenprof.report.beside import beside, by_key, outlined, told_of
 from qwenprof.report.charts import Bar, BarChart, drawing
@@ -52,7 +53,7 @@ from qwenprof.report.section import (
     paragraph,
     published,
 )
-from qwenprof.report.telling import Other, Telling, is_published
+from qwenprof.report.telling import Other, Telling
 
 STAGE = "matmul"
 TERA = 1e12

@@ -35,7 +35,7 @@ PROTOCOL = (
 def compose(told: Telling) -> list[Block]:
     record, findings = told.record, told.findings
     if record.workload.get("origin"):
-        return _of_published(record, findings)
+        return _of_published(told)
     blocks: list[Block] = [Bullets(items=tuple((sentence,) for sentence in PROTOCOL))]
     blocks += [*_sampling(record), *_host_times(record)]
     cost = overhead(record)
@@ -51,19 +51,19 @@ def compose(told: Telling) -> list[Block]:
         paragraph(strong("What is not known:")),
         Bullets(items=tuple(_unknown(record, findings))),
     ]
-    blocks.append(paragraph(_origin(record)))
+    blocks.append(paragraph(_origin(told)))
     return blocks
 
 
-def _of_published(record: Record, findings: Sequence[Finding]) -> list[Block]:
+def _of_published(told: Telling) -> list[Block]:
     """Figures that somebody published were not measured by this protocol."""
-    facts = record.workload
-    told = f" {facts.get('origin')}. Source: {facts.get('source')}. {facts.get('note') or ''}"
+    facts = told.record.workload
+    source = f" {facts.get('origin')}. Source: {facts.get('source')}. {facts.get('note') or ''}"
     return [
-        paragraph(strong("Not a run of qwenprof:"), told),
+        paragraph(strong("Not a run of qwenprof:"), source),
         paragraph(strong("What is not known:")),
-        Bullets(items=tuple(_unknown(record, findings))),
-        paragraph(_origin(record)),
+        Bullets(items=tuple(_unknown(told.record, told.findings))),
+        paragraph(_origin(told)),
     ]
 
 
@@ -204,9 +204,11 @@ def _not_run(record: Record) -> list[tuple[Inline, ...]]:
     ]
 
 
-def _origin(record: Record) -> str:
+def _origin(told: Telling) -> str:
+    record = told.record
+    private = f"Taken out of it, as private: {told.taken_out}. " if told.taken_out else ""
     return (
-        f"Written from a record of {record.created} (schema {record.schema_version}), "
+        f"{private}Written from a record of {record.created} (schema {record.schema_version}), "
         f"{record.tool.name} {record.tool.version}. {footer(record)}"
     )
 

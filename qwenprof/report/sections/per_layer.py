@@ -16,6 +16,7 @@ from qwenprof.formatting import (
     times,
     times_with_interval,
 )
+from qwenprof.record.published import is_published
 from qwenprof.record.record import Record, Row
 from qwenprof.report.beside import Cells
 from qwenprof.report.exclusion import excluded
@@ -52,7 +53,7 @@ from qwenprof.report.sections._parts_beside import (
     with_stated,
 )
 from qwenprof.report.sections._parts_plot import figure
-from qwenprof.report.telling import Telling, is_published
+from qwenprof.report.telling import Telling
 
 STAGE = "per-layer"
 NOTABLE = 0.10  # of the forward: a part with less to lose is no culprit

@@ -20,10 +20,11 @@ from qwenprof.formatting import (
     times_with_interval,
     without_homes,
 )
+from qwenprof.record.published import is_published
 from qwenprof.record.record import Record
 from qwenprof.report.reading import device_name, setting, time_and_n
 from qwenprof.report.section import Block, Code, Inline, Section, Table, code, paragraph, strong
-from qwenprof.report.telling import PUBLISHED_TOOL, Telling
+from qwenprof.report.telling import Telling
 
 PACKAGES = ("torch", "torchvision", "transformers", "accelerate")
 BUILT_APART = "flash-attn"  # against a torch that is there already
@@ -120,7 +121,7 @@ def _running(record: Record) -> list[Block]:
             Code(text=command, language="sh"),
         ]
     options = _options(record)
-    if record.tool.name == PUBLISHED_TOOL:
+    if is_published(record):
         said = (
             " The figures were published, and the scripts that made them were not. This measures "
             "the same workload, with random weights:"
@@ -197,7 +198,7 @@ def _duration(record: Record) -> str:
 
 
 def _again(record: Record) -> list[Block]:
-    name = "writeup" if record.tool.name == PUBLISHED_TOOL else "record.json"
+    name = "writeup" if is_published(record) else "record.json"
     commands = (
         (f"qwenprof report {name}", "this report again; neither torch nor a GPU is needed"),
         (f"qwenprof findings {name} --json", "the diagnosis alone, for a program"),

@@ -9,6 +9,7 @@ from textwrap import dedent
 from qwenprof.diagnosis.bounds import number
 from qwenprof.diagnosis.verdict import verdict
 from qwenprof.formatting import count, flop
+from qwenprof.record.published import is_published
 from qwenprof.record.record import Record, Row
 from qwenprof.report.section import (
     Block,
@@ -21,7 +22,7 @@ from qwenprof.report.section import (
     strong,
 )
 from qwenprof.report.sections._convolution import Convolution, convolution
-from qwenprof.report.telling import PUBLISHED_TOOL, Telling
+from qwenprof.report.telling import Telling
 
 STAGE, TABLE = "per-layer", "sources"
 UNKNOWN, FUNCTION = "not recorded", "function"
@@ -50,7 +51,7 @@ def _code(record: Record, culprit: str | None, conv: Convolution | None) -> list
 
 
 def _why_no_source(record: Record) -> str:
-    if record.tool.name == PUBLISHED_TOOL:
+    if is_published(record):
         return "The record is made of published figures, and no source is among them."
     if STAGE not in record.stages:
         return "The record holds no source: the stage per-layer did not run."

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from qwenprof.diagnosis.conv_telling import FUSION
 from qwenprof.formatting import clean
+from qwenprof.record.published import is_published
 from qwenprof.record.record import Record, Row
 from qwenprof.report.section import (
     Block,
@@ -15,7 +16,7 @@ from qwenprof.report.section import (
     paragraph,
     strong,
 )
-from qwenprof.report.telling import PUBLISHED_TOOL, Telling
+from qwenprof.report.telling import Telling
 
 STAGE, TABLE = "dispatch", "upstream"
 STYLES = {"view": "The convolution stays a module", "linear": "A linear layer in its place"}
@@ -89,7 +90,7 @@ def _without_diff(record: Record, rows: list[Row]) -> list[Block]:
 def _why(record: Record, rows: list[Row]) -> str:
     if rows:
         return "The transformers that was measured has no place for it that is known."
-    if record.tool.name == PUBLISHED_TOOL:
+    if is_published(record):
         return (
             "The record is made of published figures; the source of these proposes a linear layer "
             "with a hook that reshapes old checkpoints."

@@ -7,6 +7,7 @@ from collections.abc import Hashable, Sequence
 
 from qwenprof.diagnosis.bounds import number
 from qwenprof.formatting import NOT_MEASURED, count, plural, significant
+from qwenprof.record.published import is_published
 from qwenprof.record.record import Record, Row
 from qwenprof.report.beside import beside, by_key, outlined, told_of
 from qwenprof.report.charts import Bar, BarChart, drawing
@@ -21,7 +22,7 @@ from qwenprof.report.section import (
     paragraph,
     strong,
 )
-from qwenprof.report.telling import Other, Telling, is_published
+from qwenprof.report.telling import Other, Telling
 
 STAGE, CONV = "verify", "Conv3d"
 RELATIVE = "relative error (2-norm)"

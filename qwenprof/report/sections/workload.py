@@ -6,10 +6,11 @@ from collections.abc import Sequence
 
 from qwenprof.diagnosis.bounds import number
 from qwenprof.formatting import NOT_MEASURED, count, listed, plural
+from qwenprof.record.published import is_published
 from qwenprof.record.record import Cell, Record
 from qwenprof.report.reading import device_name, is_measured
 from qwenprof.report.section import Block, Inline, Section, Table, paragraph, strong
-from qwenprof.report.telling import Other, Telling, is_published
+from qwenprof.report.telling import Other, Telling
 
 PARTS = {"vision": "vision tower alone", "full": "full model (prefill)"}
 NAMES = {

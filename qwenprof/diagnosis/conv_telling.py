@@ -63,7 +63,9 @@ def factor_text(found: Comparison) -> str:
 def timed(found: Comparison) -> str:
     """Both times with their ratio, as a sentence."""
     conv, linear = found.conv, found.linear
-    interval = "" if found.ratio.interval else ", too few samples for an interval"
+    known = conv.get("n") is not None and linear.get("n") is not None
+    missing = "too few samples for an interval" if known else "no interval stated"
+    interval = "" if found.ratio.interval else f", {missing}"
     backend = f" on the backend {found.backend}" if found.backend else ""
     ratio = times_with_interval(found.ratio.value, found.ratio.interval)
     return (

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import msgspec
 
-from qwenprof.record.record import Facts, Record, Row, Series
+from qwenprof.record.record import Facts, Record, Row
 from tests.diagnosis.handmade import record
 
 MODULE = "model.visual.patch_embed.proj"
@@ -96,17 +96,3 @@ def compared(
     facts = torch or (HEALTHY_CPU if device_type == "cpu" else HEALTHY_GPU)
     given = record(device_type, **tables)
     return msgspec.structs.replace(given, environment=given.environment | {"torch": facts})
-
-
-def disturbed(given: Record) -> Record:
-    """The same, measured on a CPU while something else had a core."""
-    stage = given.stages["compare-patch-embed"]
-    conditions: list[Row] = [{"cores_busy_elsewhere_meanwhile": 0.9}]
-    series = {"any": Series(unit="s", values=[1.0], stop_reason="budget")}
-    busy = msgspec.structs.replace(
-        stage, tables={**stage.tables, "conditions": conditions}, series={**stage.series, **series}
-    )
-    on_cpu = {**given.environment, "device": {"type": "cpu", "name": "a CPU"}}
-    return msgspec.structs.replace(given, environment=on_cpu).with_stage(
-        "compare-patch-embed", busy
-    )

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import msgspec
+
 from qwenprof.diagnosis.finding import Finding, rules
-from qwenprof.record.record import Record, Row, StageResult, Tool
+from qwenprof.record.record import Record, Row, Series, StageResult, Tool
 
 
 def record(device_type: str = "cuda", **tables: list[Row]) -> Record:
@@ -26,3 +28,17 @@ def record(device_type: str = "cuda", **tables: list[Row]) -> Record:
 def judged(rule: str, given: Record) -> Finding:
     """What a rule says of a record."""
     return rules()[rule].judge(given)
+
+
+def disturbed(given: Record, stage: str, busy_cores: float = 0.9) -> Record:
+    """The same, measured on a CPU while something else had so many cores in one stage."""
+    result = given.stages[stage]
+    conditions: list[Row] = [{"cores_busy_elsewhere_meanwhile": busy_cores}]
+    series = {"any": Series(unit="s", values=[1.0], stop_reason="budget")}
+    busy = msgspec.structs.replace(
+        result,
+        tables={**result.tables, "conditions": conditions},
+        series={**result.series, **series},
+    )
+    on_cpu = {**given.environment, "device": {"type": "cpu", "name": "a CPU"}}
+    return msgspec.structs.replace(given, environment=on_cpu).with_stage(stage, busy)

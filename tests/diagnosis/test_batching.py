@@ -8,6 +8,7 @@ import pytest
 
 from qwenprof.diagnosis.finding import Finding, rules
 from qwenprof.record.record import Record, Row, StageResult, Tool
+from tests.diagnosis.handmade import disturbed, record
 
 GB = 10**9
 
@@ -62,6 +63,22 @@ def test_what_the_patches_say_is_not_inferred() -> None:
     assert judged(counted).verdict == "problem"
     assert "did not grow" in judged(counted).title
     assert (judged(grown).verdict, judged(grown).confidence) == ("clear", "high")
+
+
+@pytest.mark.parametrize(
+    ("busy_cores", "n", "verdict"),
+    [(0.9, 1, "not assessed"), (0.9, 3, "problem"), (0.0, 1, "problem")],
+)
+def test_one_forward_in_a_disturbed_sweep_accuses_nobody(
+    busy_cores: float, n: int, verdict: str
+) -> None:
+    rows: list[Row] = [
+        {"batch": 1, "median_s": 1.0, "patches": 760, "n": 4},
+        {"batch": 4, "median_s": 10.0, "patches": 3040, "n": n},
+    ]
+    given = disturbed(record(batch_sweep__batches=rows), "batch-sweep", busy_cores)
+
+    assert rules()["batching"].judge(given).verdict == verdict
 
 
 @pytest.mark.parametrize("column", ["sequence_length", "peak_bytes"])

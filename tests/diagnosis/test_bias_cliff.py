@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from qwenprof.diagnosis.finding import Finding
-from tests.diagnosis.convolutions import GATED, MODULE, compared, disturbed, pair, row
-from tests.diagnosis.handmade import judged, record
+from tests.diagnosis.convolutions import GATED, MODULE, compared, pair, row
+from tests.diagnosis.handmade import disturbed, judged, record
 
 BIAS = "bias-cliff"
 
@@ -89,4 +89,4 @@ def test_a_librarys_bias_that_looks_expensive_in_a_disturbed_run(
     quiet = compared([*pair(backend, 0.025, 0.004), bare])
 
     assert judged(BIAS, quiet).verdict == "problem"
-    assert judged(BIAS, disturbed(quiet)).verdict == verdict
+    assert judged(BIAS, disturbed(quiet, "compare-patch-embed")).verdict == verdict

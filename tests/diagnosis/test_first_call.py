@@ -6,7 +6,7 @@ import pytest
 
 from qwenprof.diagnosis.finding import Finding
 from qwenprof.record.record import Record, Row
-from tests.diagnosis.handmade import judged, record
+from tests.diagnosis.handmade import disturbed, judged, record
 
 
 def batch(size: int, first_s: float | None, median_s: float | None, n: int = 20) -> Row:
@@ -30,6 +30,16 @@ def test_a_first_call_that_tunes_itself_is_told_apart_from_the_steady_state() ->
     assert "batch 1 4.00 s, then 10.0 ms (n = 20)" in finding.evidence[0]
     assert "anew" in finding.evidence[1]
     assert "not affected" in finding.advice
+
+
+def test_a_first_call_in_a_disturbed_sweep_accuses_nobody() -> None:
+    given = record(batch_sweep__batches=[batch(1, 4.0, 0.01), batch(4, 4.5, 0.04)])
+
+    finding = judged("first-call", disturbed(given, "batch-sweep"))
+
+    assert finding.verdict == "not assessed"
+    assert "batch 4 4.50 s, then 40.0 ms (n = 20). But the run was disturbed" in finding.evidence[0]
+    assert judged("first-call", given).verdict == "problem"
 
 
 def test_a_library_that_is_loaded_once_is_paid_for_by_one_batch_size() -> None:

@@ -107,7 +107,7 @@ def judge(record: Record) -> Finding:
         return _did_not_grow(found)
     if found.growth > 1 + TOLERANCE:
         doubt = _doubt(record, rows)
-        if doubt and found.growth < SURE_ALL_THE_SAME:
+        if doubt and (found.growth < SURE_ALL_THE_SAME or _rests_on_one(record, rows)):
             longer = times(found.growth)
             why = (
                 f"Inconclusive: a sample takes {longer} as long in the largest batch, but {doubt}."
@@ -141,6 +141,12 @@ def _doubt(record: Record, rows: dict[int, Row]) -> str:
     ends = (rows[min(rows)], rows[max(rows)])
     few = min(positive(row.get("n")) or 0.0 for row in ends) < ENOUGH_SAMPLES
     return "that is from too few forwards" if few else ""
+
+
+def _rests_on_one(record: Record, rows: dict[int, Row]) -> bool:
+    """Whether a single forward in a disturbed sweep is all there is to the largest batch."""
+    single = (positive(rows[max(rows)].get("n")) or 0.0) < 2
+    return single and bool(disturbances(record, "batch-sweep"))
 
 
 def _inferred(rows: dict[int, Row]) -> Finding:

@@ -12,6 +12,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from qwenprof.diagnosis.bounds import number, positive
+from qwenprof.diagnosis.disturbance import disturbances
 from qwenprof.diagnosis.finding import Finding, Rule, not_assessed
 from qwenprof.formatting import listed, percent, seconds, times
 from qwenprof.record.record import Record, Row
@@ -60,6 +61,10 @@ def judge(record: Record) -> Finding:
             evidence=evidence,
         )
     worst = max(slow, key=lambda start: start.extra_s)
+    disturbed = disturbances(record, "per-layer" if worst in whole else "batch-sweep")
+    if disturbed:
+        why = f"Inconclusive: {worst}. But the run was disturbed ({disturbed[0]})."
+        return not_assessed(NAME, QUESTION, why)
     path, share = _part(record) if any(start.is_slow for start in whole) else (None, 0.0)
     return Finding(
         rule=NAME,

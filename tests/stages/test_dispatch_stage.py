@@ -309,7 +309,7 @@ def test_a_provoked_slow_convolution_is_found_with_its_cause(provoked: Record) -
     assert (problem.verdict, problem.culprit) == ("problem", PATH)
     assert "slow loop Slow3d" in problem.title
     assert problem.cause.endswith("because oneDNN is switched off")
-    assert finding.advice.startswith("Run without --provoke slow-conv: this fault was made")
+    assert problem.advice.startswith("Run without --provoke slow-conv: this fault was made")
     assert finding(provoked, "device-health").cause == ""
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import random
 from dataclasses import asdict
-from pathlib import Path
 
 import msgspec
 import pytest
@@ -16,10 +15,9 @@ from qwenprof.diagnosis.run_differences import NAMES
 from qwenprof.diagnosis.shares import share
 from qwenprof.errors import UsageError
 from qwenprof.record.published import writeup
-from qwenprof.record.record import Record, Row, StageResult, load
+from qwenprof.record.record import Record, Row, StageResult
 from tests.diagnosis.runs import CPU, GPU, SERIES, changed_fact, only, record
-
-REPORTS = Path(__file__).parents[2] / "reports"
+from tests.kept import kept
 
 # -- refusing --------------------------------------------------------------------------------
 
@@ -85,7 +83,7 @@ def test_a_text_of_names_is_split_and_unused_names_are_told() -> None:
 
 
 def test_published_figures_are_told_beside_a_run_and_never_judged() -> None:
-    run = load(REPORTS / "epyc-2-cores-bf16")
+    run = kept("epyc-2-cores-bf16")
     refused, allowed = compare(writeup(), run), compare(writeup(), run, across=NAMES)
 
     assert refused.base.published
@@ -208,7 +206,7 @@ def perturbed(given: Record, factors: dict[str, float], sigma: float = 0.01) -> 
 
 
 def test_a_real_run_and_itself_with_noise_and_with_one_slower_stage() -> None:
-    base = load(REPORTS / "epyc-2-cores-bf16")
+    base = kept("epyc-2-cores-bf16")
     same = compare(base, perturbed(base, {}), run_to_run=0.05)
     slow = compare(base, perturbed(base, {"compare-patch-embed": 1.8}), run_to_run=0.05)
 
@@ -221,7 +219,7 @@ def test_a_real_run_and_itself_with_noise_and_with_one_slower_stage() -> None:
 
 
 def test_the_provoked_slow_path_is_refused_and_seen_where_it_is_the_point() -> None:
-    base, new = (load(REPORTS / name) for name in ("epyc-2-cores-bf16", "epyc-2-cores-slow-conv"))
+    base, new = (kept(name) for name in ("epyc-2-cores-bf16", "epyc-2-cores-slow-conv"))
     refused, found = compare(base, new), compare(base, new, across=("provoke",))
 
     assert refused.refused == (
@@ -238,7 +236,7 @@ STRANGE = (None, True, 0, -1, 10**30, 1e308, -1e308, 5e-324, 0.5, "", "ok", "\x1
 @pytest.mark.parametrize("seed", range(8))
 def test_no_valid_record_makes_a_comparison_fail(seed: int) -> None:
     chance = random.Random(seed)
-    real = load(REPORTS / "epyc-2-cores-bf16")
+    real = kept("epyc-2-cores-bf16")
     raw = msgspec.json.decode(msgspec.json.encode(perturbed(real, {})))
     for _ in range(6):
         facts = chance.choice([raw["workload"], *raw["environment"].values()])

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
 
 from qwenprof.diagnosis.components import anatomy, first_block
-from qwenprof.record.record import Row, load
-
-SIMULATED_GPU = Path(__file__).parents[1] / "report" / "data" / "simulated_gpu.json"
+from qwenprof.record.record import Row
+from tests.kept import kept
 
 
 def row(path: str, inclusive_s: float, exclusive_s: float, bound_s: float | None = None) -> Row:
@@ -54,7 +51,7 @@ def test_repeated_blocks_are_one_part_with_the_first_apart() -> None:
 
 
 def test_around_a_tower_each_sibling_is_one_part() -> None:
-    whole = anatomy(load(SIMULATED_GPU).rows("per-layer", "modules"))
+    whole = anatomy(kept("simulated_gpu").rows("per-layer", "modules"))
     assert whole is not None
     assert whole.tower == "model.visual"
     assert [part.label for part in whole.components] == [

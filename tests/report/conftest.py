@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import msgspec
 import pytest
 
 from qwenprof.diagnosis.finding import Finding
-from qwenprof.record.record import Record, Row, StageResult, Tool, load
+from qwenprof.record.record import Record, Row, StageResult, Tool
+from tests.kept import kept
 
-DATA = Path(__file__).parent / "data"
 HOSTILE = (
     "a|b`c```d<script>alert(1)</script>\n# heading\r\n\u202egnp.exe [x](http://evil) ![y](z) "
     "$e^{i}$ @maintainer #123 &lt; **bold** _it_ ~~no~~ \x00\x1b[31m /home/alice/secret "
@@ -23,7 +22,7 @@ HOSTILE = (
 @pytest.fixture(scope="session")
 def simulated_gpu() -> Record:
     """Invented values; the file says so."""
-    return load(DATA / "simulated_gpu.json")
+    return kept("simulated_gpu")
 
 
 @pytest.fixture(scope="session")

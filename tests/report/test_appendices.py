@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from pathlib import Path
 
 import msgspec
 import pytest
 
 from qwenprof.record.published import writeup
-from qwenprof.record.record import Record, Row, load
+from qwenprof.record.record import Record, Row
 from qwenprof.report import markdown
 from qwenprof.report.section import Block, Code, Table, sections
 from qwenprof.report.sections import appendix_environment, appendix_modules
 from qwenprof.report.telling import telling
+from tests.kept import kept
 
-SLOW = load(Path(__file__).parents[2] / "reports" / "epyc-2-cores-slow-conv")
+SLOW = kept("epyc-2-cores-slow-conv")
 APPENDICES = ("appendix-modules", "appendix-batches", "appendix-environment")
 
 

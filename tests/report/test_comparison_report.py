@@ -17,7 +17,7 @@ from qwenprof.diagnosis.change import Change, Judgement, Measured
 from qwenprof.diagnosis.comparing import Comparison, compare
 from qwenprof.errors import UsageError
 from qwenprof.record.published import writeup
-from qwenprof.record.record import Record, Series, load
+from qwenprof.record.record import Record, Series
 from qwenprof.report import plots
 from qwenprof.report.comparison import (
     comparison_blocks,
@@ -28,8 +28,7 @@ from qwenprof.report.comparison import (
 from qwenprof.report.comparison_chart import MOST, RatioChart, Spot, chosen, drawing, ratio_chart
 from qwenprof.report.ratio_plot import LOOKS, ticks
 from qwenprof.report.section import Figure, Styled, Table
-
-REPORTS = Path(__file__).parents[2] / "reports"
+from tests.kept import kept
 
 
 def with_series(given: Record, stage: str, series: dict[str, Sequence[float]]) -> Record:
@@ -43,17 +42,17 @@ def with_series(given: Record, stage: str, series: dict[str, Sequence[float]]) -
 
 @pytest.fixture(scope="module")
 def real() -> Record:
-    return load(REPORTS / "epyc-2-cores-bf16")
+    return kept("epyc-2-cores-bf16")
 
 
 @pytest.fixture(scope="module")
 def provoked(real: Record) -> Comparison:
-    return compare(real, load(REPORTS / "epyc-2-cores-slow-conv"), across=("provoke",))
+    return compare(real, kept("epyc-2-cores-slow-conv"), across=("provoke",))
 
 
 @pytest.fixture(scope="module")
 def refused(real: Record) -> Comparison:
-    return compare(real, load(REPORTS / "epyc-2-cores-slow-conv"))
+    return compare(real, kept("epyc-2-cores-slow-conv"))
 
 
 @pytest.fixture(scope="module")

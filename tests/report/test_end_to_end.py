@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -18,13 +17,14 @@ from qwenprof.diagnosis.projected import (
     main_effect,
 )
 from qwenprof.record.published import writeup
-from qwenprof.record.record import Cell, Record, Row, StageResult, load
+from qwenprof.record.record import Cell, Record, Row, StageResult
 from qwenprof.report import markdown, plots
 from qwenprof.report.section import Block, Figure, sections
 from qwenprof.report.telling import telling
+from tests.kept import kept
 
 STAGE = "compare-patch-embed"
-SLOW = load(Path(__file__).parents[2] / "reports" / "epyc-2-cores-slow-conv")
+SLOW = kept("epyc-2-cores-slow-conv")
 
 
 def blocks_of(record: Record, section: str, **options: Any) -> list[Block]:

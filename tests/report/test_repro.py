@@ -18,7 +18,7 @@ from qwenprof import runner
 from qwenprof.diagnosis.finding import Finding, diagnose
 from qwenprof.diagnosis.projection import comparison
 from qwenprof.record.published import writeup
-from qwenprof.record.record import Cell, Record, Row, StageResult, load
+from qwenprof.record.record import Cell, Record, Row, StageResult
 from qwenprof.report.repro import (
     FOR_EVERYTHING,
     FOR_THE_CONVOLUTION,
@@ -28,8 +28,8 @@ from qwenprof.report.repro import (
 )
 from qwenprof.workload.workload import Workload
 from tests.conftest import TINY, TINY_VISION, tiny_size
+from tests.kept import kept
 
-REPORTS = Path(__file__).parents[2] / "reports"
 PATCHES = Case(
     batch=8,
     shape=(3, 2, 16, 16),
@@ -82,7 +82,7 @@ def spread(said: str) -> tuple[float, float, float]:
 
 @pytest.fixture(scope="module")
 def provoked() -> Record:
-    return load(REPORTS / "epyc-2-cores-slow-conv")
+    return kept("epyc-2-cores-slow-conv")
 
 
 def described(record: Record, **cells: Cell) -> Record:

@@ -22,7 +22,7 @@ from markdown_it.token import Token
 from qwenprof.diagnosis.finding import Finding, diagnose
 from qwenprof.errors import UsageError
 from qwenprof.record.published import writeup
-from qwenprof.record.record import Record, Row, StageResult, load
+from qwenprof.record.record import Record, Row, StageResult
 from qwenprof.report import attachments as archive
 from qwenprof.report.repro import reproduction
 from qwenprof.report.telling import telling
@@ -35,16 +35,14 @@ from qwenprof.report.ticket import (
     write_ticket,
 )
 from qwenprof.report.ticket_answers import answers
+from tests.kept import kept
 from tests.report.conftest import HOSTILE
 
-REPORTS = Path(__file__).parents[2] / "reports"
-DATA = Path(__file__).parent / "data"
 LARGE = HOSTILE + "x" * 10_000
 RECORDS = (
     "epyc-2-cores-bf16",
     "epyc-2-cores-slow-conv",
-    "xeon-2-cores-bf16",
-    "simulated",
+    "simulated_gpu",
     "writeup",
 )
 HEADINGS = {
@@ -68,9 +66,7 @@ PARSER = MarkdownIt("commonmark").enable("table").enable("strikethrough")
 
 @cache
 def record_of(name: str) -> Record:
-    if name == "writeup":
-        return writeup()
-    return load(DATA / "simulated_gpu.json" if name == "simulated" else REPORTS / name)
+    return writeup() if name == "writeup" else kept(name)
 
 
 def written(record: Record, target: str = "pytorch", limit: int = LIMIT) -> str:
@@ -273,7 +269,7 @@ def test_an_empty_record_still_makes_a_ticket(empty_record: Record) -> None:
 
 
 @pytest.mark.parametrize("text", [HOSTILE, LARGE, "</details>\n\n| a |", "```\n~~~\n", "-->"])
-@pytest.mark.parametrize("name", ["epyc-2-cores-slow-conv", "simulated", "writeup"])
+@pytest.mark.parametrize("name", ["epyc-2-cores-slow-conv", "simulated_gpu", "writeup"])
 def test_no_text_of_a_record_breaks_the_ticket(name: str, text: str) -> None:
     for skipped in ((), STRUCTURE):
         whole = written(poisoned(record_of(name), text, skipped), "transformers")

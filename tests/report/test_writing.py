@@ -17,6 +17,7 @@ from qwenprof.record.record import Record
 from qwenprof.report import markdown, writing
 from qwenprof.report.telling import telling
 from qwenprof.report.writing import composed, title, write_report
+from tests.kept import RECORDS
 
 GOLDEN = Path(__file__).parent / "data" / "simulated_gpu.md"
 
@@ -106,7 +107,7 @@ from qwenprof.report.section import sections
 sections()
 assert not {{"matplotlib", "pandas", "torch"}} & set(sys.modules), "discovery is not light"
 from qwenprof.report.writing import write_report
-given = load(Path({str(GOLDEN.with_suffix(".json"))!r}))
+given = load(Path({str(RECORDS / "simulated_gpu.json")!r}))
 paths = write_report(given, {str(tmp_path)!r}, ("md", "html"))
 assert {{path.suffix for path in paths}} == {{".png", ".md", ".html"}}
 assert not {{"torch", "transformers", "matplotlib.pyplot"}} & set(sys.modules)

@@ -1,7 +1,6 @@
 """Numbers of a record that follow from others in it: what each is stated as, and what it should be.
 
-qwenprof computes them so; a record from another hand may not. A number that was rounded for
-publication counts as anything that rounds to it.
+qwenprof computes them so; a record from another hand may not.
 """
 
 from __future__ import annotations
@@ -9,15 +8,15 @@ from __future__ import annotations
 import statistics
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from decimal import Decimal
 from itertools import chain
 
 from qwenprof.diagnosis.bounds import LARGEST, number, positive
+from qwenprof.diagnosis.claims import claims
+from qwenprof.diagnosis.recomputing import TOLERANCE, Check, Expected, agrees, quotient, written
 from qwenprof.diagnosis.series_names import SERIES_NAMES
-from qwenprof.formatting import count, flop_rate, percent, seconds, significant, times
+from qwenprof.formatting import count, flop_rate, percent, seconds, times
 from qwenprof.record.record import Cell, Record, Row
 
-TOLERANCE = 0.01  # of the number; of a share, one percentage point
 BASELINES = ("Conv3d", "as dispatched")
 SAME_CASE = ("module", "dtype", "patches", "direction", "batch")
 NAMING = {
@@ -32,23 +31,6 @@ NAMING = {
     "direction": "{}",
     "batch": "batch {}",
 }
-
-Range = tuple[float, float]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Check:
-    """One number that follows from others.
-
-    kind: what such numbers are called, in the plural.
-    told: the number and what it should be, as a sentence.
-    from_samples: whether raw samples tell what it should be.
-    """
-
-    kind: str
-    told: str
-    holds: bool
-    from_samples: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,16 +67,16 @@ def _shares(record: Record) -> Iterator[Check]:
     rows = record.rows("per-layer", "modules")
     total_s = _total(record, rows)
     for row in rows:
-        whole = _quotient(row.get("inclusive_s"), total_s)
+        whole = quotient(row.get("inclusive_s"), total_s)
         stated = number(row.get("share"))
         if whole is None or stated is None:
             continue
         inclusive_s, all_s = number(row.get("inclusive_s")), number(total_s)
         yield Check(
             kind="shares",
-            told=f"{_place('per-layer', row)}: stated as {_written(stated * 100)} % of the time, "
-            f"but {seconds(inclusive_s)} of {seconds(all_s)} is {_told(whole, percent)}.",
-            holds=_agrees(row.get("share"), whole, TOLERANCE),
+            told=f"{_place('per-layer', row)}: stated as {written(stated * 100)} % of the time, "
+            f"but {seconds(inclusive_s)} of {seconds(all_s)} is {percent(whole.value)}.",
+            holds=agrees(row.get("share"), whole, TOLERANCE),
         )
 
 
@@ -107,28 +89,28 @@ def _total(record: Record, rows: Sequence[Row]) -> Cell:
 
 def _samples_of_a_batch(record: Record) -> Iterator[Check]:
     for stage, row in _every_row(record):
-        whole = _quotient(row.get("median_s"), row.get("batch"), exact_bottom=True)
+        whole = quotient(row.get("median_s"), row.get("batch"), exact_bottom=True)
         stated = positive(row.get("per_sample_s"))
         if whole is not None and stated is not None:
             yield Check(
                 kind="times of one sample",
-                told=f"{_place(stage, row)}: one sample is stated to take {_written(stated)} s, "
+                told=f"{_place(stage, row)}: one sample is stated to take {written(stated)} s, "
                 f"but {seconds(number(row.get('median_s')))} / {row.get('batch')} is "
-                f"{_told(whole, seconds)}.",
-                holds=_agrees(row.get("per_sample_s"), whole),
+                f"{seconds(whole.value)}.",
+                holds=agrees(row.get("per_sample_s"), whole),
             )
 
 
 def _slowdowns(record: Record) -> Iterator[Check]:
     for stage, row in _every_row(record):
-        whole = _quotient(row.get("inclusive_s"), row.get("bound_s"))
+        whole = quotient(row.get("inclusive_s"), row.get("bound_s"))
         stated = positive(row.get("slowdown"))
         if whole is not None and stated is not None:
             yield Check(
                 kind="slowdowns",
-                told=f"{_place(stage, row)}: a slowdown of {_written(stated)} x is stated, but "
-                f"time over bound is {_told(whole, times)}.",
-                holds=_agrees(row.get("slowdown"), whole),
+                told=f"{_place(stage, row)}: a slowdown of {written(stated)} x is stated, but "
+                f"time over bound is {times(whole.value)}.",
+                holds=agrees(row.get("slowdown"), whole),
             )
 
 
@@ -138,13 +120,13 @@ def _speedups(record: Record) -> Iterator[Check]:
         rows = record.rows(stage, table)
         for row in rows:
             stated, base = positive(row.get("speedup")), _baseline(rows, row)
-            whole = _quotient(base.get("median_s"), row.get("median_s")) if base else None
+            whole = quotient(base.get("median_s"), row.get("median_s")) if base else None
             if whole is not None and stated is not None:
                 yield Check(
                     kind="speed-ups",
-                    told=f"{_place(stage, row)}: a speed-up of {_written(stated)} x is stated, but "
-                    f"the times give {_told(whole, times)}.",
-                    holds=_agrees(row.get("speedup"), whole),
+                    told=f"{_place(stage, row)}: a speed-up of {written(stated)} x is stated, but "
+                    f"the times give {times(whole.value)}.",
+                    holds=agrees(row.get("speedup"), whole),
                 )
 
 
@@ -164,14 +146,14 @@ def _rates(record: Record) -> Iterator[Check]:
         edge, stated = positive(row.get("size")), positive(row.get("tflops"))
         if edge is None or stated is None or edge > 1e9:
             continue
-        whole = _quotient(2 * edge**3, row.get("median_s"), exact_top=True)
+        whole = quotient(2 * edge**3, row.get("median_s"), exact_top=True)
         if whole is not None:
             yield Check(
                 kind="rates of matrix products",
-                told=f"{_place('matmul', row)}: {_written(stated)} TFLOPS are stated, but 2 x "
+                told=f"{_place('matmul', row)}: {written(stated)} TFLOPS are stated, but 2 x "
                 f"{row.get('size')}^3 FLOP in {seconds(number(row.get('median_s')))} are "
-                f"{_told(whole, flop_rate)}.",
-                holds=_agrees(row.get("tflops"), (whole[0] / 1e12, whole[1] / 1e12)),
+                f"{flop_rate(whole.value)}.",
+                holds=agrees(row.get("tflops"), whole.over(1e12)),
             )
 
 
@@ -208,7 +190,7 @@ def _sampled(sampled: Sampled, row: Row, values: Sequence[float]) -> Iterator[Ch
     if n is not None:
         yield Check(
             kind="sample counts",
-            told=f"{place}: n = {_written(n)} is stated, but it has {count(len(values))} samples.",
+            told=f"{place}: n = {written(n)} is stated, but it has {count(len(values))} samples.",
             holds=n == len(values),
             from_samples=True,
         )
@@ -217,9 +199,9 @@ def _sampled(sampled: Sampled, row: Row, values: Sequence[float]) -> Iterator[Ch
         median = statistics.median(values)
         yield Check(
             kind="medians",
-            told=f"{place}: a median of {_written(stated)} s is stated, but that of its "
+            told=f"{place}: a median of {written(stated)} s is stated, but that of its "
             f"{count(len(values))} samples is {seconds(median)}.",
-            holds=_agrees(row.get(sampled.median), (median, median)),
+            holds=agrees(row.get(sampled.median), Expected(value=median, low=median, high=median)),
             from_samples=True,
         )
 
@@ -232,47 +214,6 @@ def _every_row(record: Record) -> Iterator[tuple[str, Row]]:
     return chain.from_iterable(
         ((stage, row) for row in record.rows(stage, table)) for stage, table in _tables(record)
     )
-
-
-def _quotient(
-    top: Cell, bottom: Cell, *, exact_top: bool = False, exact_bottom: bool = False
-) -> Range | None:
-    """What a quotient can be, given how far both were rounded; None without two numbers."""
-    above, below = positive(top), positive(bottom)
-    if above is None or below is None:
-        return None
-    over = 0.0 if exact_top else _rounding(top)
-    under = 0.0 if exact_bottom else _rounding(bottom)
-    if below <= under:
-        return None
-    low, high = (above - over) / (below + under), (above + over) / (below - under)
-    return (low, high) if high < LARGEST else None
-
-
-def _agrees(stated: Cell, expected: Range, slack: float | None = None) -> bool:
-    """Whether a stated number is what was expected; `slack` is absolute, and 1 % by default."""
-    value = number(stated)
-    if value is None:
-        return False
-    low, high = expected
-    allowed = _rounding(stated) + (TOLERANCE * abs(high) if slack is None else slack)
-    return low - allowed <= value <= high + allowed
-
-
-def _rounding(cell: Cell) -> float:
-    """Half a unit of the last digit that a number is written with: 0.05 for 9.3."""
-    exponent = Decimal(repr(cell)).as_tuple().exponent
-    return 0.5 * 10.0**exponent if isinstance(exponent, int) else 0.0
-
-
-def _told(expected: Range, write: Callable[[float], str]) -> str:
-    """The middle of what it can be."""
-    return write((expected[0] + expected[1]) / 2)
-
-
-def _written(value: float) -> str:
-    """As it stands in the record, so that a reader finds it there."""
-    return f"{value:.4g}" if value < 1e4 else significant(value)
 
 
 def _place(stage: str, row: Row) -> str:
@@ -292,4 +233,5 @@ RELATIONS: tuple[Callable[[Record], Iterable[Check]], ...] = (
     _rates,
     _exclusive_times,
     _samples,
+    claims,
 )

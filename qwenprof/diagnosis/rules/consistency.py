@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 
-from qwenprof.diagnosis.arithmetic import Check, checks
+from qwenprof.diagnosis.arithmetic import checks
 from qwenprof.diagnosis.finding import Finding, Rule, not_assessed
+from qwenprof.diagnosis.recomputing import Check
 from qwenprof.formatting import count, listed
 from qwenprof.record.record import Record
 
@@ -64,5 +65,6 @@ RULE = Rule(
         "per-layer",
         "compare-patch-embed",
         "dispatch",
+        "verify",
     ),
 )

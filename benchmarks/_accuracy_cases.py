@@ -33,13 +33,15 @@ class Case:
     """One run with one fault in it, or with none.
 
     rules: any of them has to find the problem; none for a control.
-    culprit: what has to be named has this in it; "" where the rule names nobody.
+    culprit: the part that has to be named; "" where the rule names nobody.
+    also_true: rules that may find a problem too, since the fault makes theirs.
     depth: blocks of the tower, which is as wide as published; None for as many as published.
     """
 
     name: str
     rules: tuple[str, ...]
     culprit: str = ""
+    also_true: tuple[str, ...] = ()
     plant: plants.Plant | None = None
     depth: int | None = FAULT_DEPTH
     stages: tuple[str, ...] = STAGES
@@ -121,14 +123,21 @@ PLANTED = (
         options=QWEN25,
     ),
     Case(
-        name="conv as oneDNN runs it",
+        name="conv as oneDNN runs it, nothing planted",
         rules=("conv-against-linear",),
         culprit=CONV,
         options=QWEN3,
     ),
     Case(
+        name="conv patch by patch in oneDNN",
+        rules=("conv-against-linear",),
+        culprit=CONV,
+        plant=plants.conv_patch_by_patch,
+        options=QWEN3,
+    ),
+    Case(
         name="everything without oneDNN",
-        rules=("device-health", "dtype-support"),
+        rules=("device-health",),
         plant=plants.everything_without_onednn,
         depth=4,
         budget_s=40.0,
@@ -156,6 +165,13 @@ PLANTED = (
         options=QWEN25,
     ),
     Case(
+        name="every MLP in fp64",
+        rules=("culprit",),
+        culprit="blocks.*.mlp",
+        plant=plants.every_mlp_in_fp64,
+        options=QWEN3,
+    ),
+    Case(
         name="one block loops over heads",
         rules=("block-unlike-siblings",),
         culprit=f"blocks.{plants.ODD_BLOCK}",
@@ -167,12 +183,13 @@ PLANTED = (
         rules=("culprit",),
         culprit="get_vision_interpolation_indices_and_weights",
         plant=plants.interpolation_that_loops,
-        options=QWEN3,
+        options=QWEN3 | {"frames": 2},
     ),
     Case(
         name="dense block-diagonal mask",
-        rules=("attention", "batching"),  # it attends across samples, so each costs more
-        culprit="attention",
+        rules=("attention",),
+        also_true=("batching",),  # it attends across samples, so each costs more
+        culprit="attention: eager",
         plant=plants.dense_masked_attention,
         depth=4,
         budget_s=40.0,

@@ -61,21 +61,47 @@ def slow_dilated_conv(_: Subject) -> Iterator[None]:
 
 
 @contextmanager
-def merger_in_fp64(subject: Subject) -> Iterator[None]:
-    """The merger computes in double precision and gives back what the model works in."""
-    merger = _tower(subject).merger
-    dtype = next(merger.parameters()).dtype
-    merger.double()
-    handles = [
-        merger.register_forward_pre_hook(lambda _, args: tuple(_double(each) for each in args)),
-        merger.register_forward_hook(lambda _, __, output: output.to(dtype)),
-    ]
+def conv_patch_by_patch(_: Subject) -> Iterator[None]:
+    """oneDNN is called for one patch at a time: a healthy backend, and slow all the same."""
+    original = functional.conv3d
+
+    def conv3d(x: torch.Tensor, *args: Any) -> torch.Tensor:
+        return torch.cat([original(patch, *args) for patch in x.split(1)])
+
+    functional.conv3d = conv3d
+    try:
+        yield
+    finally:
+        functional.conv3d = original
+
+
+def merger_in_fp64(subject: Subject) -> AbstractContextManager[None]:
+    return _in_fp64(_tower(subject).merger)
+
+
+def every_mlp_in_fp64(subject: Subject) -> AbstractContextManager[None]:
+    """The fault is in every block, so that no block is unlike the others."""
+    return _in_fp64(*(block.mlp for block in _tower(subject).blocks))
+
+
+@contextmanager
+def _in_fp64(*modules: nn.Module) -> Iterator[None]:
+    """These compute in double precision and give back what the model works in."""
+    dtype = next(modules[0].parameters()).dtype
+    handles = []
+    for module in modules:
+        module.double()
+        handles += [
+            module.register_forward_pre_hook(lambda _, args: tuple(map(_double, args))),
+            module.register_forward_hook(lambda _, __, output: output.to(dtype)),
+        ]
     try:
         yield
     finally:
         for handle in handles:
             handle.remove()
-        merger.to(dtype)
+        for module in modules:
+            module.to(dtype)
 
 
 @contextmanager

@@ -3,8 +3,11 @@
 Claims
   named       Every planted fault is named: a rule that is about it finds a problem and accuses
               the right part.
-  verdict     The verdict, which is one answer from all findings, is about what was planted.
-  controls    Nobody is accused in a control, which is a whole tower without a fault.
+  verdict     The verdict, which is one answer from all findings, is about what was planted; where
+              that only disturbs the run, it accuses no part of the model.
+  controls    Nobody is accused in a control, which is a whole tower without a fault. A control
+              is cleared where it was found that no part stands out; where noise forbids to tell,
+              it is only not accused.
   beside      Where a fault is planted, nothing else is accused, but a convolution that loses to
               Linear: that is true of every tower on a CPU, and with few blocks it counts.
 
@@ -37,7 +40,7 @@ from _accuracy_cases import CONV, NOBODY, Case, cases, run
 from _common import RESULTS, Claim, checked, conclude, environment_line, parser
 
 from qwenprof.diagnosis.finding import Finding, diagnose
-from qwenprof.diagnosis.verdict import ASIDE_RULES, Verdict, verdict
+from qwenprof.diagnosis.verdict import ASIDE_RULES, Verdict, same_part, verdict
 from qwenprof.record.record import Record, load, save
 
 RUN_QUALITY, MOST_RUNS = "run-quality", 3
@@ -51,6 +54,7 @@ class Outcome:
 
     named_by: the rule that found the planted fault, "" if none did.
     false: problems that accuse something that is not at fault.
+    cleared: whether it was found that no part stands out, and not only left open.
     runs: how often it was measured until nothing disturbed it.
     """
 
@@ -60,16 +64,21 @@ class Outcome:
     false: tuple[Finding, ...]
     verdict: Verdict
     took_s: float
+    cleared: bool = False
     runs: int = 1
 
     @property
     def verdict_is_right(self) -> bool | None:
-        """Whether the verdict is about what was planted; None where it cannot be."""
-        if self.case.is_control or set(self.case.rules) & set(ASIDE_RULES):
+        """Whether the verdict is about what was planted; None for a control.
+
+        What disturbs the run is no part of the model, so then it has to accuse none.
+        """
+        if self.case.is_control:
             return None
+        if set(self.case.rules) & set(ASIDE_RULES):
+            return self.verdict.culprit is None
         named = bool(set(self.verdict.rules) & set(self.case.rules))
-        accused = bool(self.case.culprit) and self.case.culprit in (self.verdict.culprit or "")
-        return named or accused
+        return named or same_part(self.case.culprit, self.verdict.culprit)
 
     @property
     def is_right(self) -> bool:
@@ -111,13 +120,15 @@ def outcome(case: Case, seed: int, record: Record, took_s: float, runs: int = 1)
         false=tuple(false),
         verdict=verdict(record, findings),
         took_s=took_s,
+        cleared=any(each.rule == "culprit" and each.verdict == "clear" for each in findings),
         runs=runs,
     )
 
 
 def _names(case: Case, finding: Finding) -> bool:
     is_remark = finding.severity == "info"
-    return not is_remark and finding.rule in case.rules and case.culprit in (finding.culprit or "")
+    right_part = not case.culprit or same_part(case.culprit, finding.culprit)
+    return not is_remark and finding.rule in case.rules and right_part
 
 
 def _is_false(case: Case, finding: Finding) -> bool:
@@ -128,13 +139,13 @@ def _is_false(case: Case, finding: Finding) -> bool:
     blocks beside it that counts for more than a remark, so it is held against controls alone,
     which have all of theirs.
     """
-    if finding.rule in NO_ACCUSATION or finding.rule in case.rules:
+    if finding.rule in (*NO_ACCUSATION, *case.rules, *case.also_true):
         return False
     if finding.rule == "conv-against-linear" and case.depth is not None:
         return False
     if case.culprit == CONV and finding.rule in CONV_RULES:
         return CONV.partition(".")[0] not in (finding.culprit or CONV)
-    return not (case.culprit and case.culprit in (finding.culprit or ""))
+    return not same_part(case.culprit, finding.culprit)
 
 
 def confusion(outcomes: Sequence[Outcome]) -> list[dict[str, Any]]:
@@ -152,6 +163,7 @@ def confusion(outcomes: Sequence[Outcome]) -> list[dict[str, Any]]:
                 "right": sum(each.is_right for each in own),
                 "named by": _counted(named) if not own[0].case.is_control else "-",
                 "falsely accused by": _counted(false) or "-",
+                "cleared": sum(each.cleared for each in own) if own[0].case.is_control else "-",
                 "verdict's culprit": _counted(
                     Counter(each.verdict.culprit or NOBODY for each in own)
                 ),
@@ -186,7 +198,9 @@ def claims(outcomes: Sequence[Outcome]) -> list[Claim]:
         checked(
             "nobody is accused in a control",
             not in_controls,
-            f"{len(controls) - len(in_controls)} of {len(controls)} clean",
+            f"{len(controls) - len(in_controls)} of {len(controls)} clean; in "
+            f"{sum(each.cleared for each in controls)} of them it was found that no part stands "
+            "out, in the others that could not be told",
         ),
         checked(
             "nothing is accused beside a planted fault but a convolution that loses to Linear",
@@ -263,6 +277,7 @@ def _sample(found: Outcome) -> dict[str, Any]:
         "false": [f"{each.rule}: {each.title}" for each in found.false],
         "headline": found.verdict.headline,
         "culprit": found.verdict.culprit,
+        "cleared": found.cleared,
         "took_s": found.took_s,
         "runs": found.runs,
     }

@@ -12,8 +12,8 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from qwenprof.diagnosis.bounds import number
-from qwenprof.record.record import Cell, Row
+from qwenprof.diagnosis.bounds import machine, number, positive
+from qwenprof.record.record import Cell, Record, Row
 
 ROOT = ""
 PATCH_EMBED = "patch_embed"
@@ -83,7 +83,8 @@ class Anatomy:
 
     def holding(self, path: str) -> Component | None:
         """The part that a module belongs to."""
-        return next((part for part in self.components if part.holds(path)), None)
+        first = representative(path)
+        return next((part for part in self.components if part.holds(first)), None)
 
 
 def anatomy(rows: Sequence[Row]) -> Anatomy | None:
@@ -116,6 +117,23 @@ def first_block(rows: Sequence[Row], part: Component) -> list[Row]:
     """The children of the first of repeated blocks, which are timed one by one."""
     first = part.paths[0]
     return [row for row in rows if str(row.get("path")).rpartition(".")[0] == first]
+
+
+def one_launch_only(record: Record, part: Component) -> bool:
+    """Whether the bound is a launch for each call, so that it says nothing of the work."""
+    measured = machine(record)
+    launch_s = measured.launch_latency_s if measured else None
+    if not launch_s or not part.bound_s:
+        return False
+    paths = frozenset(part.paths)
+    rows = [row for row in record.rows("per-layer", "modules") if str(row.get("path")) in paths]
+    calls = sum(positive(row.get("calls")) or 1.0 for row in rows)
+    return part.bound_s <= 1.001 * calls * launch_s
+
+
+def representative(path: str) -> str:
+    """Of a path that stands for all repeated blocks, such as blocks.*.mlp, that of the first."""
+    return path.replace(".*.", ".0.")
 
 
 def _parents(paths: Iterable[str]) -> dict[str, str]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from qwenprof.diagnosis.bounds import number
 from qwenprof.diagnosis.disturbance import on_cpu
-from qwenprof.diagnosis.finding import Severity
 from qwenprof.diagnosis.gate import Decision, decisions
 from qwenprof.diagnosis.projection import (
     LAUNCHING_BACKEND,
@@ -34,19 +33,9 @@ ADVICE = (
     'with from_pretrained(..., fusion_config={"patch_embeddings": True}).'
 )
 FUSION = "https://github.com/huggingface/transformers/pull/45041"
-DOMINANT_SHARE, NOTABLE_SHARE = 0.20, 0.02
 CONV3D_RANK = 5  # of its weight: features, channels, and three of the kernel
 CERTAIN_INTERVAL = 0.10  # an interval as wide as this on either side leaves two digits
 ORDINARY_LAUNCH_S = (1e-6, 20e-6)  # on a GPU, from a Python program
-
-
-def severity(share: float | None, *, unknown: Severity) -> Severity:
-    """By the share of the forward that it costs; `unknown` where the forward was not timed."""
-    if share is None:
-        return unknown
-    if share >= DOMINANT_SHARE:
-        return "critical"
-    return "warning" if share >= NOTABLE_SHARE else "info"
 
 
 def factor_text(found: Comparison) -> str:

@@ -15,6 +15,18 @@ Severity = Literal["critical", "warning", "info"]
 Confidence = Literal["high", "medium", "low"]
 
 
+MOST_OF_THE_FORWARD, NOTABLE_SHARE = 0.5, 0.02
+
+
+def severity_of(share: float | None, *, unknown: Severity = "warning") -> Severity:
+    """By the share of the forward that a fault costs; `unknown` where that was not measured."""
+    if share is None:
+        return unknown
+    if share >= MOST_OF_THE_FORWARD:
+        return "critical"
+    return "warning" if share >= NOTABLE_SHARE else "info"
+
+
 @dataclass(frozen=True, kw_only=True)
 class Finding:
     """What one rule says about one record.

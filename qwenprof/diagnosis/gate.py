@@ -21,6 +21,7 @@ from qwenprof.record.record import Cell, Record, Row
 
 LOW_PRECISION = ("bf16", "fp16")
 NOT_RECORDED = "not recorded"
+EXAMINED = ((2, 8), (2, 9), (2, 10), (2, 11), (2, 12), (2, 15))  # releases of torch
 LONGEST_SIZE = 9  # digits; what is longer is no kernel
 LINK = "https://github.com/pytorch/pytorch/issues/163539"
 
@@ -114,6 +115,7 @@ def cudnn_gate(record: Record, conv: Row) -> Decision:
                 holds=None if memory_format is None else memory_format == "contiguous",
             ),
             torch_version,
+            *_cudnn_not_asked(record, has_gate=torch_version.holds),
             range_condition,
         ),
     )
@@ -156,7 +158,7 @@ def _switched_on(record: Record, conv: Row, switch: str) -> Cell:
 def _torch_has_gate(record: Record) -> Condition:
     cell = record.fact("torch", "version")
     release = _release(cell)
-    if release is None or release in ((2, 13), (2, 14)):
+    if release not in EXAMINED:
         found = f"{_told(cell)}, not examined" if release else _told(cell)
         return Condition(text="this torch has the gate: 2.9", found=found, holds=None)
     return Condition(
@@ -178,6 +180,17 @@ def _cudnn_in_range(record: Record, *, has_gate: bool | None) -> Condition:
         text = "cuDNN at run time is at least 9.8 and older than 9.15"
         found = _within(text, runtime, ">=9.8,<9.15")
     return found if has_gate is not None else replace(found, holds=None)
+
+
+def _cudnn_not_asked(record: Record, *, has_gate: bool | None) -> tuple[Condition, ...]:
+    """The version of cuDNN that the gate does not look at: changing it changes nothing."""
+    at_compile_time = _micro(record.fact("torch", "version")) == 0
+    when, key = ("run", "runtime") if at_compile_time else ("compile", "compiled")
+    found = cudnn_version(record.fact("torch", f"cudnn_{key}"))
+    if not has_gate or found is None:
+        return ()
+    text = f"cuDNN at {when} time may be any"
+    return (Condition(text=text, found=str(found), holds=True),)
 
 
 def _within(text: str, cell: Cell, wanted: str) -> Condition:

@@ -11,7 +11,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from qwenprof.diagnosis.conv_telling import NOTABLE_SHARE, conv_facts, factor_text, why_passed_over
+from qwenprof.diagnosis.conv_telling import conv_facts, factor_text, why_passed_over
+from qwenprof.diagnosis.finding import NOTABLE_SHARE
 from qwenprof.diagnosis.gate import Decision, decisions
 from qwenprof.diagnosis.projection import (
     CHANNELS_LAST,

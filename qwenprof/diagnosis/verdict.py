@@ -10,10 +10,10 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from qwenprof.diagnosis.finding import Confidence, Finding, diagnose
+from qwenprof.diagnosis.finding import MOST_OF_THE_FORWARD, Confidence, Finding, diagnose
 from qwenprof.diagnosis.projected import main_effect
 from qwenprof.diagnosis.responsibility import responsibility
-from qwenprof.formatting import listed, percent, times
+from qwenprof.formatting import count, percent, times
 from qwenprof.record.published import is_published
 from qwenprof.record.record import Record
 
@@ -25,6 +25,7 @@ CONVOLUTION_RULES = ("conv-slow-backend", "conv-against-linear")
 ASIDE_RULES = ("run-quality", "numerics", "exactness", "consistency", "memory")
 LAST_RULES = ("first-call",)  # leads only where nothing else does
 UNKNOWN_SHARE, UNKNOWN_CRITICAL_SHARE = 0.05, 0.5
+MOST_OPEN = 2  # questions without an answer, for a high confidence that nobody is to blame
 NEEDED_TO_BE_SURE = ("culprit", "run-quality", "conv-slow-backend")
 PIPELINE_RULES = ("input-bound",)  # their shares are of the pipeline, not of the forward
 CONFIDENCES: tuple[Confidence, ...] = ("high", "medium", "low")
@@ -128,7 +129,8 @@ def _leading(problems: Sequence[Finding]) -> Finding | None:
         each for each in problems if each.severity != "info" and each.rule not in ASIDE_RULES
     ]
     sick = [each for each in weighty if each.rule in DEVICE_RULES]
-    if sick:
+    dominated = any((each.cost_share or 0.0) >= MOST_OF_THE_FORWARD for each in weighty)
+    if sick and (sick[0].severity == "critical" or not dominated):
         return sick[0]
     around = max(
         (each.cost_share or 0.0 for each in weighty if each.rule in PIPELINE_RULES), default=0.0
@@ -176,7 +178,7 @@ def _explaining(leading: Finding, problems: Sequence[Finding]) -> Finding:
 
 def _explains(cause: Finding, leading: Finding) -> bool:
     """Whether a cause is of the same part and costs enough of what that part does."""
-    if cause.severity == "info" or not _same_part(cause.culprit, leading.culprit):
+    if cause.severity == "info" or not same_part(cause.culprit, leading.culprit):
         return False
     if cause.rule == "conv-slow-backend" and cause.confidence == "high":
         return True  # the backend was seen
@@ -184,7 +186,7 @@ def _explains(cause: Finding, leading: Finding) -> bool:
     return None in shares or (shares[0] or 0.0) >= EXPLAINS * (shares[1] or 0.0)
 
 
-def _same_part(one: str | None, other: str | None) -> bool:
+def same_part(one: str | None, other: str | None) -> bool:
     """Whether one path is the other, or lies within it, whatever either leaves out in front."""
     if not one or not other:
         return False
@@ -214,8 +216,17 @@ def _nobody(
     gain = (
         "" if best is None else f"; {_at_most(minor)} gains at most {percent(best)} of the forward"
     )
-    sure = all(name in cleared for name in NEEDED_TO_BE_SURE) and _disturbed(problems) is None
-    reasons = _doubts(record, problems) + ([_unassessed(open_)] if open_ else [])
+    sure = (
+        all(name in cleared for name in NEEDED_TO_BE_SURE)
+        and len(open_) <= MOST_OPEN
+        and _disturbed(problems) is None
+        and not _slow_altogether(findings)
+    )
+    reasons = [
+        *_doubts(record, problems),
+        *(["all of it takes long beside its bounds"] if _slow_altogether(findings) else []),
+        *([_unassessed(open_)] if open_ else []),
+    ]
     return Verdict(
         headline=f"No part of the model stands out as slow{gain}",
         confidence="high" if sure else "medium",
@@ -234,14 +245,21 @@ def _at_most(minor: Sequence[Finding]) -> str:
 
 
 def _unassessed(names: Sequence[str]) -> str:
-    return f"{listed(list(names))} {'was' if len(names) == 1 else 'were'} not assessed"
+    """How many questions are open; the table of answers says which."""
+    verb, noun = ("has", "question") if len(names) == 1 else ("have", "questions")
+    return f"{count(len(names))} {noun} {verb} no answer"
+
+
+def _slow_altogether(findings: Sequence[Finding]) -> bool:
+    """Whether nobody stands out because all is slow."""
+    return any(each.rule == "culprit" and each.confidence != "high" for each in findings)
 
 
 def _confidence(
     record: Record, leading: Finding, because: Finding, problems: Sequence[Finding]
 ) -> tuple[Confidence, str]:
-    """The lesser of both findings', and never high in a run that was disturbed."""
-    least = max((leading.confidence, because.confidence), key=CONFIDENCES.index)
+    """That of the finding which knows why, and never high in a run that was disturbed."""
+    least = because.confidence
     reasons = []
     if least != "high":
         reasons.append("it is inferred, not observed")
@@ -251,10 +269,15 @@ def _confidence(
     backing = [
         each.rule
         for each in problems
-        if each.rule not in ASIDE_RULES and _same_part(each.culprit, leading.culprit)
+        if each.rule not in ASIDE_RULES and same_part(each.culprit, leading.culprit)
     ]
-    if len(backing) > 1:
-        reasons.append(f"{listed(sorted(set(backing)))} agree on it")
+    if len(set(backing)) > 1:
+        reasons.append(f"{count(len(set(backing)))} findings agree on it")
+    reasons += [
+        f"the device is not at its best either: {each.title}"
+        for each in problems
+        if each.rule in DEVICE_RULES and each is not leading
+    ]
     return least, "; ".join(reasons) or "it was measured here, not inferred"
 
 

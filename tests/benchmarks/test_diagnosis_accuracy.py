@@ -61,6 +61,7 @@ def test_a_fault_is_named_by_its_own_rule_and_the_right_part_alone(accuracy: Mod
     assert accuracy._names(merger, problem("culprit", "merger.linear_fc1"))
     assert not accuracy._names(merger, problem("culprit", "patch_embed"))
     assert not accuracy._names(merger, problem("attention", "merger"))
+    assert not accuracy._names(merger, problem("culprit", "deepstack_merger_list"))
     assert not accuracy._names(merger, problem("culprit", "merger", severity="info"))
 
 
@@ -81,6 +82,9 @@ def test_whoever_else_is_accused_is_accused_falsely(accuracy: ModuleType) -> Non
     [
         "conv_without_onednn",
         "slow_dilated_conv",
+        "conv_patch_by_patch",
+        "merger_in_fp64",
+        "every_mlp_in_fp64",
         "block_that_loops_over_heads",
         "interpolation_that_loops",
         "processor_that_dominates",

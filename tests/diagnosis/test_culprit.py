@@ -7,7 +7,7 @@ import pytest
 
 from qwenprof.diagnosis.components import Component
 from qwenprof.diagnosis.finding import Finding
-from qwenprof.diagnosis.rules.culprit import Suspect, usual_slowdown
+from qwenprof.diagnosis.suspects import Suspect, usual_slowdown
 from qwenprof.record.published import writeup
 from qwenprof.record.record import Record, Row, Series
 from tests.diagnosis.convolutions import MODULE, pair
@@ -122,6 +122,94 @@ def test_a_single_part_stands_out_at_four_times_what_is_usual(
     parts = [module("merger", 0.1 * slowdown, 0.1), module("patch_embed", 0.1, 0.1)]
 
     assert culprit(*parts, *blocks(0.01, 0.01)).verdict == verdict
+
+
+def layers(path: str, times: tuple[float, ...], bound_s: float) -> list[Row]:
+    """Linear layers that hold all the arithmetic of their parent."""
+    return [
+        {**module(f"{path}.fc{index}", time_s, bound_s), "module_type": "Linear", "flops": 100}
+        for index, time_s in enumerate(times)
+    ]
+
+
+def tower(*, mlp_s: float, attention_s: float = 0.006, first_surplus_s: float = 0.0) -> Finding:
+    """24 blocks whose first is timed part by part, and a merger that is matrix products too."""
+    whole_s = mlp_s + attention_s + 0.0002
+    rest = blocks(whole_s, 0.0041)
+    rest[0] |= {"inclusive_s": whole_s + first_surplus_s}
+    attention = module("blocks.0.attn", attention_s + first_surplus_s, 0.002) | {"flops": 300}
+    return culprit(
+        module("merger", 0.012, 0.01) | {"flops": 200},
+        *layers("merger", (0.006, 0.006), 0.005),
+        module("patch_embed", 0.01, 0.0025) | {"flops": 50},
+        *rest,
+        attention,
+        *layers("blocks.0.attn", (0.0015, 0.0005), 0.001),
+        module("blocks.0.mlp", mlp_s, 0.002) | {"flops": 200},
+        *layers("blocks.0.mlp", (mlp_s / 2, mlp_s / 2), 0.001),
+        module("blocks.0.norm1", 0.0002, 0.0001),
+    )
+
+
+@pytest.mark.parametrize("factor", [5.0, 10.0, 20.0])
+def test_a_part_that_is_slow_in_every_block_is_named(factor: float) -> None:
+    """No block is unlike the others then, and the blocks together do not stand out."""
+    finding = tower(mlp_s=0.0028 * factor)
+
+    assert (finding.verdict, finding.culprit) == ("problem", "blocks.*.mlp")
+    assert finding.title.startswith("blocks.*.mlp, in each of 24 blocks, takes")
+    assert "in the first of 24 blocks, for all of them" in finding.evidence[1]
+    assert "where 1.20 x is usual" in finding.evidence[2]
+    assert finding.factor == pytest.approx(1.4 * factor / 1.2)
+
+
+def test_healthy_blocks_are_not_taken_apart_into_culprits() -> None:
+    assert tower(mlp_s=0.0028).verdict == "clear"
+    assert tower(mlp_s=0.0028, attention_s=0.02).verdict == "clear"
+
+
+def test_attention_in_every_block_has_to_stand_out_further() -> None:
+    """Its softmax is in no bound."""
+    assert tower(mlp_s=0.0028, attention_s=0.08).culprit == "blocks.*.attn"
+
+
+def test_a_burst_in_the_first_block_is_not_what_every_block_takes() -> None:
+    assert tower(mlp_s=0.0028, first_surplus_s=0.5).verdict == "clear"
+
+
+def test_a_part_that_holds_blocks_has_to_stand_out_further_too() -> None:
+    """A language model has norms and softmax as the blocks of the tower do."""
+    text = blocks(0.05, 0.004, count=6, container="language_model.layers")
+    parts = [module("merger", 0.1, 0.1), module("patch_embed", 0.1, 0.1), *blocks(0.01, 0.01)]
+
+    assert culprit(*parts, module("language_model", 1.3, 0.1), *text).verdict == "clear"
+    assert culprit(*parts, module("language_model", 1.3, 0.1)).verdict == "problem"
+
+
+def test_that_all_is_slow_is_said_where_nobody_stands_out() -> None:
+    slow = culprit(module("merger", 1.0, 0.01), *blocks(1.0, 0.01))
+    usual = culprit(module("merger", 0.02, 0.01), *blocks(0.02, 0.01))
+
+    assert (slow.verdict, slow.confidence) == ("clear", "medium")
+    assert "takes 100 x the sum of the bounds: all of it is slow" in slow.evidence[-1]
+    assert (usual.verdict, usual.confidence) == ("clear", "high")
+    assert usual.evidence[-1].endswith("takes 2.00 x the sum of the bounds.")
+
+
+def test_where_the_bound_is_one_launch_no_factor_is_claimed() -> None:
+    helper = module("interpolate", 0.02, 2e-6) | {"operators": 6113, "calls": 1}
+    machine: list[Row] = [{"launch_latency_s": 2e-6}]
+
+    finding = culprit(
+        helper, module("merger", 0.01, 0.01), *blocks(0.004, 0.003), matmul__machine=machine
+    )
+
+    assert (finding.verdict, finding.culprit, finding.factor) == ("problem", "interpolate", None)
+    assert finding.title == (
+        "interpolate takes 20.0 ms, in 6,113 operators, where next to no work is to be done: 15.9 %"
+    )
+    assert "one launch, 2.00 us, and says little" in finding.evidence[1]
+    assert " x " not in finding.advice
 
 
 def test_no_layer_is_named_where_all_of_an_encoder_is_slow() -> None:

@@ -128,12 +128,12 @@ def test_the_tensors_are_counted_from_the_shape_where_it_is_known() -> None:
 
 @pytest.mark.parametrize("device", ["cpu", "cuda"])
 def test_memory_that_grows_with_the_square_of_the_batch_is_a_problem(device: str) -> None:
-    square = {batch: WEIGHTS + batch**2 * 50 * MIB for batch in (1, 2, 4)}
+    square = {batch: WEIGHTS + batch**2 * 100 * MIB for batch in (1, 2, 4)}
     finding = judged(record(batches=square, device=device))
 
     assert (finding.verdict, finding.culprit) == ("problem", "batching")
-    assert "From batch 2 to 4 the peak grows by 600 MiB" in finding.evidence[0]
-    assert "it would grow by 300 MiB" in finding.evidence[0]
+    assert "From batch 2 to 4 the peak grows by 1.17 GiB" in finding.evidence[0]
+    assert "it would grow by 600 MiB" in finding.evidence[0]
     assert "attention" in finding.cause
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import msgspec
 import pytest
 
 from qwenprof.diagnosis.caveats import caveats
@@ -65,6 +66,40 @@ def test_dtype_support() -> None:
     assert judged("dtype-support", native).verdict == "clear"
     assert judged("dtype-support", record(dtype="fp32")).verdict == "not assessed"
     assert judged("dtype-support", alone).verdict == "not assessed"
+
+
+@pytest.mark.parametrize(
+    ("sets", "cause", "confidence"),
+    [
+        (None, "most likely has no instructions for bf16", "medium"),
+        ("avx2, avx512f", "has no instructions for bf16 (avx2, avx512f)", "high"),
+        ("avx512f, avx512_bf16", "not known: the CPU has instructions for bf16", "medium"),
+    ],
+)
+def test_why_a_dtype_is_slow_is_read_from_the_instruction_sets(
+    sets: str | None, cause: str, confidence: str
+) -> None:
+    given = record(matmul__gemm=[gemm("bf16", 0.05), gemm("fp32", 0.2)])
+    device = {"type": "cpu", "name": "some CPU", "instructions": sets}
+    given = msgspec.structs.replace(given, environment=given.environment | {"device": device})
+
+    finding = judged("dtype-support", given)
+
+    assert cause in finding.cause
+    assert finding.confidence == confidence
+    assert finding.factor == pytest.approx(4.0)
+
+
+def test_a_library_that_is_switched_off_is_not_the_dtype() -> None:
+    given = record(matmul__gemm=[gemm("bf16", 0.05), gemm("fp32", 0.2)])
+    switched: dict[str, dict[str, Any]] = {
+        "device": {"type": "cpu", "name": "some CPU"},
+        "torch": {"onednn_enabled": False},
+    }
+    given = msgspec.structs.replace(given, environment=switched)
+
+    assert judged("device-health", given).culprit == "the setting that switches oneDNN off"
+    assert judged("dtype-support", given).verdict == "not assessed"
 
 
 def batches(*rows: tuple[int, float | None, int]) -> Record:

@@ -46,8 +46,41 @@ SLOW_CONV = problem(
 DISTURBED = problem("run-quality", severity="warning", title="Something disturbed 3 stages")
 
 
+def test_a_device_below_its_best_does_not_hide_what_takes_most_of_the_forward() -> None:
+    tired = problem("device-health", "some device", severity="warning", advice="Cool it.")
+    mild = problem("culprit", PART, cost_share=0.1, factor=5.0)
+
+    assert told(EXCESS, SLOW_CONV, tired).culprit == MODULE
+    assert "not at its best either: by device-health" in (
+        told(EXCESS, SLOW_CONV, tired).confidence_because
+    )
+    assert told(mild, tired).culprit == "some device"
+
+
+def test_the_finding_that_knows_why_decides_how_sure_it_is() -> None:
+    inferred = problem("culprit", PART, cost_share=0.99, confidence="medium")
+
+    assert told(inferred, SLOW_CONV).confidence == "high"
+    assert told(inferred).confidence == "medium"
+
+
+@pytest.mark.parametrize(("open_", "confidence"), [(2, "high"), (3, "medium")])
+def test_many_open_questions_leave_it_less_sure_that_nobody_is_to_blame(
+    open_: int, confidence: str
+) -> None:
+    clear = [answer(name) for name in ("culprit", "run-quality", "conv-slow-backend")]
+    unknown = [answer(f"rule {index}", "not assessed") for index in range(open_)]
+
+    found = told(*clear, *unknown)
+
+    assert found.confidence == confidence
+    assert f"{open_} questions have no answer" in found.confidence_because
+
+
 def test_a_sick_device_comes_before_any_part() -> None:
-    sick = problem("device-health", "some device", cause="throttled", advice="Cool it.")
+    sick = problem(
+        "device-health", "some device", severity="critical", cause="throttled", advice="Cool it."
+    )
 
     found = told(EXCESS, SLOW_CONV, sick)
 
@@ -69,7 +102,7 @@ def test_a_culprit_is_joined_by_the_finding_that_knows_its_cause() -> None:
     assert (found.part_factor, found.forward_share) == (53_704.0, 0.98)
     assert found.rules == ("culprit", "conv-slow-backend")
     assert found.cleared == ("attention", "batching")
-    assert found.confidence_because == "conv-slow-backend and culprit agree on it"
+    assert found.confidence_because == "2 findings agree on it"
 
 
 @pytest.mark.parametrize("path", ["patch_embed", "visual.patch_embed.proj", MODULE, PART])
@@ -183,7 +216,7 @@ def test_nobody_is_cleared_where_the_main_question_is_open() -> None:
     open_ = told(answer("attention"), answer("culprit", "not assessed"))
 
     assert open_.headline == "Whether any part of the model is slow could not be assessed"
-    assert (open_.confidence, open_.confidence_because) == (None, "culprit was not assessed")
+    assert (open_.confidence, open_.confidence_because) == (None, "1 question has no answer")
 
 
 def test_without_an_answer_there_is_no_verdict() -> None:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from qwenprof.diagnosis.bounds import LARGEST, number, positive
 from qwenprof.diagnosis.disturbance import disturbances
-from qwenprof.diagnosis.finding import Finding, Rule, not_assessed
+from qwenprof.diagnosis.finding import Finding, Rule, not_assessed, severity_of
 from qwenprof.formatting import count, seconds, times
 from qwenprof.record.record import Record, Row
 
 NAME, QUESTION = "attention", "Is it attention?"
 TOLERANCE, SURE_FROM_ONE_CALL = 1.2, 2.0
-SWITCHED, REPLACED = "switched", "replaced by plain SDPA"
+EAGER, SWITCHED, REPLACED = "eager", "switched", "replaced by plain SDPA"
 
 
 def judge(record: Record) -> Finding:
@@ -49,14 +49,26 @@ def judge(record: Record) -> Finding:
     return Finding(
         rule=NAME,
         verdict="problem",
-        severity="critical" if gain > SURE_FROM_ONE_CALL else "warning",
+        severity=severity_of(1 - 1 / gain),
         title=f"The model is {times(gain)} as fast with {_name(fastest)}",
         culprit=f"attention: {own.get('attention')}",
-        cause=f"{_name(fastest)} computes the same in less time",
+        cause=_cause(own, fastest),
         cost_share=1 - 1 / gain,
         evidence=_evidence(rows),
         advice=_advice(fastest),
     )
+
+
+def _cause(own: Row, fastest: Row) -> str:
+    """What is known of the implementation in use; "" where only its time is."""
+    if own.get("attention") == EAGER and fastest.get("attention") != EAGER:
+        return (
+            "eager attention writes the score of every pair of patches to memory and reads it "
+            f"again, which {_name(fastest)} does not"
+        )
+    if fastest.get("experiment") == REPLACED:
+        return "what the model does around the attention kernel takes the time, not the kernel"
+    return ""
 
 
 def _repeated(row: Row) -> bool:

@@ -7,9 +7,8 @@ convolution and added after it, it costs one addition.
 from __future__ import annotations
 
 from qwenprof.diagnosis.bounds import positive
-from qwenprof.diagnosis.conv_telling import severity
 from qwenprof.diagnosis.disturbance import disturbances
-from qwenprof.diagnosis.finding import Finding, Rule, not_assessed
+from qwenprof.diagnosis.finding import Finding, Rule, not_assessed, severity_of
 from qwenprof.diagnosis.forward import forward_s
 from qwenprof.diagnosis.projection import (
     BIAS_APART,
@@ -77,7 +76,7 @@ def _problem(
     return Finding(
         rule=NAME,
         verdict="problem",
-        severity=severity(share, unknown="warning"),
+        severity=severity_of(share),
         title=f"The bias makes {percent(1 - 1 / factor)} of the convolution's time",
         culprit=str(conv.get("module") or CONV),
         cause=_cause(conv),

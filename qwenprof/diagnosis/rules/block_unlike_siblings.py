@@ -16,17 +16,16 @@ from typing import TypeVar
 
 from qwenprof.diagnosis.bounds import number, positive
 from qwenprof.diagnosis.disturbance import disturbances, unrepeated
-from qwenprof.diagnosis.finding import Finding, Rule, not_assessed
+from qwenprof.diagnosis.finding import NOTABLE_SHARE, Finding, Rule, not_assessed, severity_of
 from qwenprof.formatting import count, listed, percent, plural, seconds, times
 from qwenprof.record.record import Record, Row
 
 T = TypeVar("T")
 NAME, QUESTION = "block-unlike-siblings", "Is one of the repeated blocks unlike the others?"
 FEWEST = 4  # of a kind: the median of the others needs a few
-UNLIKE, UNLIKE_ONCE = 1.25, 2.0  # times the others, by the fastest of some passes or by fewer
+UNLIKE, UNLIKE_OF_TWO, UNLIKE_ONCE = 1.25, 2.0, 4.0  # times the others, by passes to choose from
 ENOUGH_PASSES = 3  # for their fastest to be undisturbed
 BEYOND_SPREAD = 6.0  # median absolute deviations of the others
-NOTABLE_SHARE, DOMINANT_SHARE = 0.01, 0.20
 SAME_WORK = 0.01
 MOST_NAMED = 4
 MORE_OPERATORS = 1.2
@@ -90,7 +89,7 @@ def judge(record: Record) -> Finding:
 
 def _is_unlike(block: Block, passes: int) -> bool:
     sure = passes >= ENOUGH_PASSES or block.runs_more
-    least = UNLIKE if sure else UNLIKE_ONCE
+    least = UNLIKE if sure else UNLIKE_OF_TWO if passes > 1 else UNLIKE_ONCE
     return block.factor >= least and block.excess_s >= BEYOND_SPREAD * block.spread_s
 
 
@@ -154,13 +153,14 @@ def _median(values: Sequence[float | None]) -> float | None:
 
 
 def _passes(record: Record) -> int:
-    """Passes that a fastest time is the fastest of."""
+    """Passes that a fastest time is the fastest of; a first call that is the only one is one."""
     summary, rows = (record.rows("per-layer", table) for table in ("summary", "modules"))
     has_least, has_first = (
         any(positive(row.get(column)) for row in rows) for column in ("min_s", "first_call_s")
     )
+    timed = int(positive(summary[0].get("passes")) or 0) if summary else 0
     steady = int(positive(summary[0].get("n")) or 1) if summary and has_least else 1
-    return steady + has_first
+    return min(timed or steady + has_first, steady + has_first)
 
 
 def _clear(blocks: Sequence[Block], passes: int) -> Finding:
@@ -170,7 +170,7 @@ def _clear(blocks: Sequence[Block], passes: int) -> Finding:
         rule=NAME,
         verdict="clear",
         severity="info",
-        title=cheap if worst.factor >= UNLIKE_ONCE else "No block is unlike the others",
+        title=cheap if worst.factor >= UNLIKE_OF_TWO else "No block is unlike the others",
         evidence=(
             f"The slowest of {plural(len(blocks), 'block')} beside its like: "
             f"{_said(worst, passes)}",
@@ -185,7 +185,7 @@ def _problem(odd: Sequence[Block], blocks: Sequence[Block], total_s: float, pass
     return Finding(
         rule=NAME,
         verdict="problem",
-        severity="critical" if cost_s / total_s >= DOMINANT_SHARE else "warning",
+        severity=severity_of(cost_s / total_s),
         title=f"{listed(named)} {verb} up to {times(worst.factor)} as long as the other blocks"
         if len(odd) > 1
         else f"{worst.path} takes {times(worst.factor)} as long as the other blocks",

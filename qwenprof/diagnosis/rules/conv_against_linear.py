@@ -10,15 +10,22 @@ from __future__ import annotations
 from qwenprof.diagnosis.conv_telling import (
     ADVICE,
     FUSION,
-    NOTABLE_SHARE,
     differing,
     factor_text,
     saved,
-    severity,
     slope,
     timed,
 )
-from qwenprof.diagnosis.finding import Finding, Rule, Verdict, not_assessed
+from qwenprof.diagnosis.disturbance import disturbances
+from qwenprof.diagnosis.finding import (
+    NOTABLE_SHARE,
+    Finding,
+    Rule,
+    Severity,
+    Verdict,
+    not_assessed,
+    severity_of,
+)
 from qwenprof.diagnosis.projection import Comparison, comparison, share_saved
 from qwenprof.formatting import percent, times_with_interval
 from qwenprof.record.record import Record
@@ -27,6 +34,7 @@ NAME = "conv-against-linear"
 QUESTION = "Is the patch embedding slower than the linear layer that it equals?"
 NOISE, TOLERABLE = 0.05, 0.10
 SURE_WITHOUT_INTERVAL = 2.0
+SURE_SHARE = 0.2  # of the forward, in a disturbed run
 
 
 def judge(record: Record) -> Finding:
@@ -78,7 +86,7 @@ def _problem(record: Record, found: Comparison, evidence: tuple[str, ...]) -> Fi
     return Finding(
         rule=NAME,
         verdict="problem",
-        severity=severity(share, unknown="warning"),
+        severity=_severity(record, share),
         title=title,
         culprit=found.module,
         cause=f"{found.backend} runs as a convolution what is one matrix product over disjoint "
@@ -89,6 +97,14 @@ def _problem(record: Record, found: Comparison, evidence: tuple[str, ...]) -> Fi
         advice=ADVICE,
         links=(FUSION,),
     )
+
+
+def _severity(record: Record, share: float | None) -> Severity:
+    """A small share of a forward that something disturbed is no more than a remark."""
+    disturbed = disturbances(record, "compare-patch-embed") or disturbances(record, "per-layer")
+    if share is not None and share < SURE_SHARE and disturbed:
+        return "info"
+    return severity_of(share)
 
 
 def _at_most(record: Record, found: Comparison) -> str:

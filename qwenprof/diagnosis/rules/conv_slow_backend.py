@@ -16,13 +16,12 @@ from qwenprof.diagnosis.conv_telling import (
     is_ordinary,
     launched,
     saved,
-    severity,
     slope,
     timed,
     why_passed_over,
 )
 from qwenprof.diagnosis.disturbance import on_cpu
-from qwenprof.diagnosis.finding import Confidence, Finding, Rule, not_assessed
+from qwenprof.diagnosis.finding import Confidence, Finding, Rule, not_assessed, severity_of
 from qwenprof.diagnosis.gate import LINK, decisions
 from qwenprof.diagnosis.projection import (
     CPU_BACKEND,
@@ -101,7 +100,7 @@ def _problem(record: Record, found: Comparison, said: str, confidence: Confidenc
     return Finding(
         rule=NAME,
         verdict="problem",
-        severity=severity(share, unknown="critical"),
+        severity=severity_of(share, unknown="critical"),
         title=f"Conv3d in {found.conv.get('dtype')} {said}: the equal Linear is "
         f"{factor_text(found)} as fast",
         culprit=found.module,

@@ -12,13 +12,12 @@ import statistics
 from collections.abc import Sequence
 
 from qwenprof.diagnosis.bounds import number, positive
-from qwenprof.diagnosis.finding import Finding, Rule, Severity, not_assessed
+from qwenprof.diagnosis.finding import Finding, Rule, not_assessed, severity_of
 from qwenprof.diagnosis.forward import enqueueing, forward_s, total_waits
 from qwenprof.formatting import count, listed, percent, plural, seconds
 from qwenprof.record.record import Record, Row
 
 NAME, QUESTION = "hidden-sync", "Does something wait for the device in the middle of a forward?"
-NOTABLE_SHARE = 0.02
 LEAST_BEHIND_S = 50e-6  # with less to wait for no wait is seen
 MOST_NAMED = 4
 ROOT = "the model itself"
@@ -69,7 +68,7 @@ def _problem(record: Record, waiting: Sequence[Row], waits: int) -> Finding:
     return Finding(
         rule=NAME,
         verdict="problem",
-        severity=_severity(share),
+        severity=severity_of(share),
         title=f"The host waits for the device {_times(waits)} in the middle of a forward",
         culprit=str(_first(waiting).get("path")) or None,
         cause="a hidden synchronisation",
@@ -81,10 +80,6 @@ def _problem(record: Record, waiting: Sequence[Row], waits: int) -> Finding:
         "as an index.",
         links=LINKS if "attn" in str(_first(waiting).get("path")) else (),
     )
-
-
-def _severity(share: float | None) -> Severity:
-    return "info" if share is not None and share < NOTABLE_SHARE else "warning"
 
 
 def _first(waiting: Sequence[Row]) -> Row:

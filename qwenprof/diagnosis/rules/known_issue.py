@@ -8,7 +8,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from qwenprof.diagnosis.finding import Confidence, Finding, Rule, Severity, not_assessed
+from qwenprof.diagnosis.finding import (
+    Confidence,
+    Finding,
+    Rule,
+    Severity,
+    not_assessed,
+    severity_of,
+)
 from qwenprof.diagnosis.known_issues import (
     KnownIssue,
     exposure_of,
@@ -25,7 +32,6 @@ from qwenprof.record.record import Record
 NAME, QUESTION = "known-issue", "Is it a known issue?"
 SLOW_DISPATCH, OUTPUT_WRONG = "conv-slow-dispatch", "output-wrong"
 OF_THE_CONVOLUTION = (SLOW_DISPATCH, "conv-much-slower-than-linear")
-MOST_OF_IT, NOTABLE_SHARE = 0.5, 0.02
 FACTS = (
     ("torch", "torch", "version"),
     ("cuDNN", "torch", "cudnn_runtime"),
@@ -143,10 +149,7 @@ def _severity(issue: KnownIssue, share: float | None) -> Severity:
         return "info"
     if issue.kind != "slow":
         return "critical" if issue.signature == OUTPUT_WRONG else "warning"
-    if share is not None and share < NOTABLE_SHARE:
-        return "info"
-    most = share is not None and share >= MOST_OF_IT
-    return "critical" if most or issue.signature == SLOW_DISPATCH else "warning"
+    return severity_of(share, unknown="critical" if issue.signature == SLOW_DISPATCH else "warning")
 
 
 def _culprit(issue: KnownIssue, conv: Comparison | None) -> str | None:

@@ -142,7 +142,7 @@ def _batch(record: Record) -> Check:
     steps = (x3 - x2) / (x2 - x1)
     grown, expected = y3 - y2, max(0.0, y2 - y1) * steps
     # the noise of the first step is carried to the last as often as the step is
-    noise = NOISE_BYTES * (1 + steps if on_cpu(record) else 1)
+    noise = _noise_bytes(record) * (max(1.0, steps) if on_cpu(record) else 1)
     return Check(
         name=name,
         is_problem=grown > SUPERLINEAR * expected and grown - expected > noise,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from qwenprof.diagnosis.bounds import machine, positive
-from qwenprof.diagnosis.components import Anatomy, Component
+from qwenprof.diagnosis.components import Anatomy, Component, one_launch_only
 from qwenprof.formatting import bandwidth, flop_rate, listed, percent, plural, seconds, times
 from qwenprof.record.record import Record
 from qwenprof.report.charts import Bar, Scatter, Spot, Step, Waterfall, drawing
@@ -116,18 +116,6 @@ def _spot(record: Record, part: Component, is_culprit: bool) -> Spot:
 
 def _slowdown(part: Component, is_culprit: bool) -> str:
     return f"{times(part.slowdown)} its bound" if is_culprit else times(part.slowdown)
-
-
-def one_launch_only(record: Record, part: Component) -> bool:
-    """Whether the bound is a launch for each call, so that it says nothing of the work."""
-    measured = machine(record)
-    launch_s = measured.launch_latency_s if measured else None
-    if not launch_s or not part.bound_s:
-        return False
-    paths = frozenset(part.paths)
-    rows = [row for row in record.rows("per-layer", "modules") if str(row.get("path")) in paths]
-    calls = sum(positive(row.get("calls")) or 1.0 for row in rows)
-    return part.bound_s <= 1.001 * calls * launch_s
 
 
 def waterfall(record: Record, whole: Anatomy, culprit: Component | None, n: str) -> Waterfall:

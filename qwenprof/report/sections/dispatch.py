@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Hashable, Mapping, Sequence
 
 from qwenprof.diagnosis.bounds import number
-from qwenprof.diagnosis.conv_telling import NOTABLE_SHARE, conv_facts
+from qwenprof.diagnosis.conv_telling import conv_facts
+from qwenprof.diagnosis.finding import NOTABLE_SHARE
 from qwenprof.diagnosis.gate import Decision, decisions
 from qwenprof.diagnosis.projection import (
     BIAS_APART,

@@ -7,6 +7,7 @@ from math import prod
 from textwrap import dedent
 
 from qwenprof.diagnosis.bounds import number
+from qwenprof.diagnosis.components import representative
 from qwenprof.diagnosis.verdict import verdict
 from qwenprof.formatting import count, flop
 from qwenprof.record.published import is_published
@@ -78,7 +79,7 @@ def source_of(record: Record, path: str) -> Row | None:
     """
     rows = record.rows(STAGE, TABLE)
     types = {str(row.get("path")): row.get("module_type") for row in record.rows(STAGE, "modules")}
-    for holder in _upwards(path, types):
+    for holder in _upwards(representative(path), types):
         for known in (each for each in types if f".{each}".endswith(f".{holder}")):
             for row in rows:
                 if row.get("module") == known or row.get("name") == types[known]:

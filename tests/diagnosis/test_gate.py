@@ -46,10 +46,27 @@ RELEASES = [
     ("2.10.0+cu130", 91501, "9.15.1", False),
     ("2.11.0", 91900, "9.19.0", False),
     ("2.12.0", 92000, "9.20.0", False),
+    ("2.7.1", 90501, "9.5.1", None),
     ("2.13.0", 92000, "9.20.0", None),
+    ("2.16.0", 92700, "9.27.0", None),
     ("2.14.1", 92400, "9.24.0", None),
     ("2.15.0", 92600, "9.26.0", False),
 ]
+
+
+@pytest.mark.parametrize(
+    ("version", "text", "found"),
+    [
+        ("2.9.0", "cuDNN at run time may be any", "9.16.0"),
+        ("2.9.1", "cuDNN at compile time may be any", "9.10.2"),
+    ],
+)
+def test_the_cudnn_that_is_not_asked_is_told_all_the_same(
+    version: str, text: str, found: str
+) -> None:
+    gate = cudnn_gate(cuda(version, 91600, "9.10.2"), CONV)
+
+    assert (text, found, True) in [(each.text, each.found, each.holds) for each in gate.conditions]
 
 
 @pytest.mark.parametrize(("version", "runtime", "compiled", "closed"), RELEASES)

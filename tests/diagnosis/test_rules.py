@@ -168,6 +168,17 @@ def test_attention() -> None:
     assert (slow.verdict, slow.severity, slow.culprit) == ("problem", "critical", "attention: sdpa")
     assert "flash_attention_2" in slow.advice
     assert "plain SDPA" in around.title
+    assert "around the attention kernel" in around.cause
+    assert slow.cause == "", "it is faster without, and nothing more is known"
+    assert "writes the score of every pair" in (
+        judged(
+            "attention",
+            record(
+                attention="eager",
+                attention_sweep__backends=[backend("eager", 9.0), backend("sdpa", 1.0)],
+            ),
+        ).cause
+    )
     assert ignored.verdict == "problem"
     assert "20 of 24" in ignored.title
     assert alone.verdict == "not assessed"

@@ -15,7 +15,17 @@ import msgspec
 from qwenprof._version import __version__
 from qwenprof.errors import NotApplicable, QwenprofError, UsageError, reason_of
 from qwenprof.formatting import without_homes
-from qwenprof.record.record import Facts, Record, Row, Series, StageResult, Status, Tool, save
+from qwenprof.record.record import (
+    COLLECT_ENV,
+    Facts,
+    Record,
+    Row,
+    Series,
+    StageResult,
+    Status,
+    Tool,
+    save,
+)
 from qwenprof.stages.stage import Stage, stages
 
 if TYPE_CHECKING:
@@ -173,7 +183,20 @@ def run(
     )
     wanted = chosen(stages)
     resolved_device(workload.device)
-    return run_experiment(experiment, wanted, out, budget_s, command, observer or Silent())
+    record = run_experiment(experiment, wanted, out, budget_s, command, observer or Silent())
+    ended = any(result.status == "interrupted" for result in record.stages.values())
+    return record if stages is not None or ended else _with_account(record, out)
+
+
+def _with_account(record: Record, out: Path | str | None) -> Record:
+    """After all stages, so that nothing waits for it, what PyTorch says of the machine."""
+    from qwenprof.record.environment import collected
+
+    environment = record.environment | {COLLECT_ENV: collected()}
+    told = msgspec.structs.replace(record, environment=environment)
+    if out is not None:
+        save(told, Path(out) / "record.json")
+    return told
 
 
 def _provoked(workload: Workload) -> Callable[[], AbstractContextManager[Any]]:

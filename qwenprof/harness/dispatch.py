@@ -16,6 +16,7 @@ from torch import nn
 from torch.nn import functional
 
 CONV3D_WEIGHT = 5  # dimensions
+TENSORS = ("input", "weight", "bias")  # of torch.nn.functional.conv3d
 LIBRARIES = {"cuda": "cuDNN", "cpu": "oneDNN"}
 
 _ask_in: Callable[[], AbstractContextManager[Any]] = nullcontext
@@ -71,23 +72,62 @@ def library_off(device_type: str) -> Callable[[], AbstractContextManager[None]]:
 
 @contextmanager
 def conv3d_without_library(device_type: str) -> Iterator[None]:
-    """Every forward of a Conv3d in this context runs without its library; nothing else does.
+    """Every Conv3d in this context runs without its library, forward and backward; nothing else.
 
     An experiment: the slow path without the slow matrix products that switching the library off
-    for everything brings with it. Gradients are computed as ever.
+    for everything brings with it.
     """
     global _ask_in
     original, off, asked_before = functional.conv3d, library_off(device_type), _ask_in
 
     def conv3d(*args: Any, **kwargs: Any) -> torch.Tensor:
-        with off():
-            return original(*args, **kwargs)
+        tensors = (*args[:3], *(kwargs.pop(name, None) for name in TENSORS[len(args) :]))
+
+        def run(*inputs: Any) -> torch.Tensor:
+            result: torch.Tensor = original(*inputs, *args[3:], **kwargs)
+            return result
+
+        return _run_within(off, run, *tensors)
 
     functional.conv3d, _ask_in = conv3d, off
     try:
         yield
     finally:
         functional.conv3d, _ask_in = original, asked_before
+
+
+def _run_within(
+    around: Callable[[], AbstractContextManager[None]],
+    function: Callable[..., torch.Tensor],
+    *inputs: torch.Tensor | None,
+) -> torch.Tensor:
+    """`function(*inputs)` in a context, and its gradients too, which autograd computes later."""
+    if torch.is_grad_enabled() and any(x is not None and x.requires_grad for x in inputs):
+        apply: Any = _Within.apply  # untyped in torch
+        result: torch.Tensor = apply(around, function, *inputs)
+        return result
+    with around():
+        return function(*inputs)
+
+
+class _Within(torch.autograd.Function):
+    """A function that keeps the graph of its own forward, to go back through it in a context."""
+
+    @staticmethod
+    def forward(ctx: Any, around: Any, function: Any, *inputs: torch.Tensor | None) -> torch.Tensor:
+        own = [x if x is None else x.detach().requires_grad_(x.requires_grad) for x in inputs]
+        with torch.enable_grad(), around():
+            result: torch.Tensor = function(*own)
+        ctx.around, ctx.inputs, ctx.result = around, own, result
+        return result.detach()
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+        wanted = [x for x in ctx.inputs if x is not None and x.requires_grad]
+        with ctx.around():
+            found = iter(torch.autograd.grad(ctx.result, wanted, gradients, retain_graph=True))
+        own = (next(found) if x is not None and x.requires_grad else None for x in ctx.inputs)
+        return None, None, *own
 
 
 def is_conv3d_without_library() -> bool:

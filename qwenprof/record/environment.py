@@ -49,6 +49,21 @@ def environment(device: str) -> dict[str, Facts]:
     }
 
 
+def collected() -> Facts:
+    """PyTorch's own account of the machine, as trackers ask for it: one fact, a text of many lines.
+
+    It takes seconds, since it lists packages. None where this torch cannot give it.
+    """
+    return {"text": _attempt(_collect_env)}
+
+
+def _collect_env() -> str:
+    from torch.utils import collect_env
+
+    account: Any = collect_env  # untyped in torch
+    return str(account.get_pretty_env_info())
+
+
 def _device(device: str) -> dict[str, Any]:
     import torch
 

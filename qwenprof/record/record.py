@@ -31,6 +31,7 @@ MAX_RECORD_BYTES = 256 * 1024**2
 Cell = str | int | float | bool | None
 Row = dict[str, Cell]
 Facts = dict[str, Cell]
+COLLECT_ENV = "collect_env"  # section of the environment: one fact, a text of many lines
 Status = Literal["ok", "skipped", "failed", "out_of_memory", "interrupted"]
 
 

@@ -8,6 +8,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from qwenprof.diagnosis.bounds import number
+from qwenprof.diagnosis.caveats import provoked_fault
+from qwenprof.diagnosis.versions import cudnn_version
 from qwenprof.formatting import NOT_MEASURED, count, seconds_with_interval
 from qwenprof.harness import statistics
 from qwenprof.record.published import is_published
@@ -137,16 +139,24 @@ def device_name(record: Record) -> str:
 
 def footer(record: Record) -> str:
     """Device, versions and workload, for the foot of a plot."""
-    cudnn = record.fact("torch", "cudnn_runtime") if on_gpu(record) else None
+    fault = provoked_fault(record)
     parts = [
+        f"PROVOKED ON PURPOSE: {fault}" if fault else "",
         device_name(record),
         _version("torch", record.fact("torch", "version")),
-        _version("cuDNN", cudnn),
+        _version("cuDNN", cudnn_of(record) if on_gpu(record) else None),
         _version("transformers", record.fact("packages", "transformers")),
         f"{record.tool.name} {record.tool.version}",
         day if (day := record.created[:10]) != record.tool.version else "",
     ]
     return " | ".join(part for part in parts if part)
+
+
+def cudnn_of(record: Record) -> Cell:
+    """The version of cuDNN that ran, as 9.10.2 whichever way the record holds it."""
+    cell = record.fact("torch", "cudnn_runtime")
+    found = cudnn_version(cell)
+    return cell if found is None else str(found)
 
 
 def on_gpu(record: Record) -> bool:

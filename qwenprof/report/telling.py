@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from qwenprof.diagnosis.finding import Finding
 from qwenprof.record.published import SAMPLES, is_published, writeup
 from qwenprof.record.record import Record, Row
-from qwenprof.report.reading import device_name, is_qwen
+from qwenprof.report.reading import cudnn_of, device_name, is_qwen
 from qwenprof.report.section import Inline, published
 
 
@@ -41,7 +41,7 @@ class Other:
     @property
     def source(self) -> str:
         """Where its figures are from, as a sentence."""
-        torch, cudnn = (self.record.fact("torch", key) for key in ("version", "cudnn_runtime"))
+        torch, cudnn = self.record.fact("torch", "version"), cudnn_of(self.record)
         parts = [
             device_name(self.record),
             f"torch {torch}" if torch else "",

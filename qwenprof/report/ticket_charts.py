@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from qwenprof.diagnosis.bounds import number
+from qwenprof.diagnosis.caveats import provoked_fault
 from qwenprof.diagnosis.components import Anatomy, anatomy
 from qwenprof.diagnosis.projection import CONV, LINEAR, measured
 from qwenprof.formatting import count, seconds
@@ -25,10 +27,16 @@ def charts(told: Telling) -> list[Chart]:
     """Each chart with its caption; those for which the record holds nothing are left out."""
     whole = anatomy(told.record.rows("per-layer", "modules"))
     drawn = [*([_shares(whole), _excess(whole)] if whole else []), _patches(told.record)]
-    return [(caption, chart) for caption, chart in drawn if chart is not None]
+    suffix = f", PROVOKED: {fault}" if (fault := provoked_fault(told.record)) else ""
+    pictures = [
+        (caption, xychart(replace(bars, title=bars.title + suffix)))
+        for caption, bars in drawn
+        if bars is not None
+    ]
+    return [(caption, picture) for caption, picture in pictures if picture is not None]
 
 
-def _shares(whole: Anatomy) -> tuple[str, Code | None]:
+def _shares(whole: Anatomy) -> tuple[str, Bars | None]:
     parts = sorted(whole.components, key=lambda part: -part.time_s)
     shown, rest = parts[:MOST_PARTS], parts[MOST_PARTS:]
     labels, values = [part.label for part in shown], [part.share or 0.0 for part in shown]
@@ -43,10 +51,10 @@ def _shares(whole: Anatomy) -> tuple[str, Code | None]:
         horizontal=True,
         limit=100.0,
     )
-    return f"Share of one forward of {seconds(whole.total_s)}, by part.", xychart(chart)
+    return f"Share of one forward of {seconds(whole.total_s)}, by part.", chart
 
 
-def _excess(whole: Anatomy) -> tuple[str, Code | None]:
+def _excess(whole: Anatomy) -> tuple[str, Bars | None]:
     """The parts with the most time beyond the least that their work takes on this machine."""
     parts = [(part.label, part.excess_s) for part in whole.components]
     known = sorted(
@@ -65,10 +73,10 @@ def _excess(whole: Anatomy) -> tuple[str, Code | None]:
         f"Time beyond the bound of each part's work, in {unit}, the {len(known)} largest: the "
         "bound is made of the rates that this machine was seen to reach."
     )
-    return caption, xychart(chart)
+    return caption, chart
 
 
-def _patches(record: Record) -> tuple[str, Code | None]:
+def _patches(record: Record) -> tuple[str, Bars | None]:
     """Convolution and Linear over the patch counts that both were timed at."""
     times_s: dict[float, dict[str, float]] = {}
     for row in measured(record):
@@ -92,7 +100,7 @@ def _patches(record: Record) -> tuple[str, Code | None]:
         for patches, each in both.items()
     )
     caption = f"Bars are Conv3d, the line is the equal Linear, in {unit}. By patches: {pairs}."
-    return caption, xychart(chart)
+    return caption, chart
 
 
 def _unit(values_s: Sequence[float]) -> tuple[float, str]:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from qwenprof.formatting import clean, plural
 from qwenprof.record.published import is_published
-from qwenprof.record.record import Cell, Facts, Record
-from qwenprof.report.reading import on_gpu
+from qwenprof.record.record import COLLECT_ENV, Cell, Facts, Record
+from qwenprof.report.reading import cudnn_of, on_gpu
 from qwenprof.report.sections.environment import PRIVATE
 
 LONGEST_VALUE, MOST_FACTS = 200, 150
@@ -37,7 +37,7 @@ def in_short(record: Record) -> str:
     facts = [
         record.fact("device", "name") or record.fact("device", "type"),
         _named("torch", record.fact("torch", "version")),
-        _named("cuDNN", record.fact("torch", "cudnn_runtime") if on_gpu(record) else None),
+        _named("cuDNN", cudnn_of(record) if on_gpu(record) else None),
         _named("transformers", record.fact("packages", "transformers")),
         _named("Python", record.fact("host", "python")),
         record.tool.name if is_published(record) else f"qwenprof {record.tool.version}",
@@ -55,6 +55,7 @@ def in_full(record: Record) -> str:
     lines = [
         line
         for name in dict.fromkeys((*EXPECTED, *record.environment))
+        if name != COLLECT_ENV
         for line in _facts(record, name)
     ]
     more = len(lines) - MOST_FACTS

@@ -33,6 +33,7 @@ from qwenprof.report.section import (
     sections,
     strong,
 )
+from qwenprof.report.sections.environment import account_of
 from qwenprof.report.ticket_environment import in_full, in_short
 
 if TYPE_CHECKING:
@@ -151,7 +152,10 @@ def environment(told: Telling) -> str:
     if record.command:
         command = clean(" ".join(record.command), LONGEST_ANSWER)
         texts.append(rendered(paragraph("Measured with ", code(command), ".")))
-    if not is_published(record):
+    account = account_of(record)
+    if account:
+        texts.append(folded("python -m torch.utils.collect_env", rendered(Code(text=account))))
+    elif not is_published(record):
         more = " prints more of the machine; it was not run."
         texts.append(rendered(paragraph(code("python -m torch.utils.collect_env"), more)))
     return "\n\n".join(texts)

@@ -10,7 +10,6 @@ dispatched the same is counted; how many it should be is not known there.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from qwenprof.record.record import Row
@@ -21,6 +20,7 @@ if TYPE_CHECKING:
     from torch import nn
 
 COUNTED_PATCHES = (2, 4)  # of a profile, every one of a thousand fills a patch is an event
+MOST_EVENTS = 15  # of those that a call consists of
 SILENT = "99"  # else it tells of every start, and on a machine without a GPU of that
 FILL = "aten::fill_"
 LAUNCHES = (
@@ -33,33 +33,57 @@ LAUNCHES = (
 )
 
 
-def launch_rows(projection: Projection) -> Iterator[Row]:
-    """The rows of the table: a few patch counts, with the bias and without it."""
+def launch_tables(projection: Projection) -> tuple[list[Row], list[Row]]:
+    """Launches at a few patch counts, with the bias and without it, and the operators of a call."""
     bare = _without_bias(projection.conv)
     convs = [bare] if projection.conv.bias is None else [projection.conv, bare]
     by_name = {each.name: each for each in variants(projection.patches.device.type)}
+    launches, operators = [], []
     for variant in (by_name[CONV], by_name[SLOW_DIRECT]):
         for conv in convs:
             for count in COUNTED_PATCHES:
-                yield _row(variant, projection.first(count), conv)
+                some = projection.first(count)
+                events = _counts(some, variant.build(conv))
+                launches.append(_launches(variant, some, conv, events))
+                if conv is convs[0] and count == COUNTED_PATCHES[-1]:
+                    operators += _operators(variant, some, conv, events)
+    return launches, operators
 
 
-def _row(variant: Variant, projection: Projection, conv: nn.Conv3d) -> Row:
+def _launches(
+    variant: Variant, projection: Projection, conv: nn.Conv3d, events: dict[str, int]
+) -> Row:
     patches, features = len(projection.patches), conv.out_channels
     is_slow_path = variant.name == SLOW_DIRECT
     fills = patches * features if conv.bias is not None else 0
     on_gpu = projection.patches.device.type == "cuda"
-    counts = _counts(projection, variant.build(conv))
     return {
         "variant": variant.name,
         "patches": patches,
         "features": features,
         "bias": conv.bias is not None,
         "counted_event": "kernel launch" if on_gpu else FILL,
-        "counted": sum(counts.get(each, 0) for each in (LAUNCHES if on_gpu else (FILL,))),
+        "counted": sum(events.get(each, 0) for each in (LAUNCHES if on_gpu else (FILL,))),
         "predicted": (fills + 2 * patches if on_gpu else fills) if is_slow_path else None,
         "launches": fills + 2 * patches if is_slow_path else None,
     }
+
+
+def _operators(
+    variant: Variant, projection: Projection, conv: nn.Conv3d, events: dict[str, int]
+) -> list[Row]:
+    """The most frequent operators and kernels of one call."""
+    most = sorted(events.items(), key=lambda each: (-each[1], each[0]))[:MOST_EVENTS]
+    return [
+        {
+            "variant": variant.name,
+            "patches": len(projection.patches),
+            "bias": conv.bias is not None,
+            "event": name,
+            "count": times,
+        }
+        for name, times in most
+    ]
 
 
 def _counts(projection: Projection, layer: Layer) -> dict[str, int]:

@@ -299,10 +299,12 @@ def _has_no_bias(_: str, conv: nn.Conv3d) -> str | None:
 
 
 def _has_no_library(device_type: str, _: nn.Conv3d) -> str | None:
-    from qwenprof.harness.dispatch import LIBRARIES
+    from qwenprof.harness.dispatch import LIBRARIES, is_conv3d_without_library
 
     if device_type not in LIBRARIES:
         return f"no library is known that could be switched off on {device_type}"
+    if is_conv3d_without_library():
+        return f"the fault made on purpose switches {LIBRARIES[device_type]} off already"
     return None
 
 

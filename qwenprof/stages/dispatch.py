@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from qwenprof.errors import NotApplicable
 from qwenprof.record.record import Row
-from qwenprof.stages._launches import launch_rows
+from qwenprof.stages._launches import launch_tables
 from qwenprof.stages._others import time_the_others
 from qwenprof.stages._upstream import upstream_rows
 from qwenprof.stages.stage import Bench, Stage
@@ -177,8 +177,10 @@ def _count_launches(bench: Bench, found: dict[str, tuple[Convolution, torch.Tens
     bench.say("counting launches")
     for path, (conv, x) in found.items():
         if isinstance(conv, nn.Conv3d) and tuple(x.shape[2:]) == tuple(conv.kernel_size):
-            for row in launch_rows(Projection.of(conv, x.detach(), x.dtype)):
-                bench.add_row("launches", {"module": path, **row})
+            launches, operators = launch_tables(Projection.of(conv, x.detach(), x.dtype))
+            for table, rows in (("launches", launches), ("operators", operators)):
+                for row in rows:
+                    bench.add_row(table, {"module": path, **row})
 
 
 STAGE = Stage(

@@ -33,8 +33,8 @@ class Workload(msgspec.Struct, frozen=True, kw_only=True):
     batch: samples in one forward.
     attention: transformers' name of the attention implementation.
     seed: of the random weights, pixels and tokens.
-    provoke: None, or a fault that is made on purpose to see it found. "slow-conv" runs the forward
-        of every Conv3d without its library (cuDNN, oneDNN), and nothing else.
+    provoke: None, or a fault that is made on purpose to see it found. "slow-conv" runs every
+        Conv3d without its library (cuDNN, oneDNN), forward and backward, and nothing else.
 
     Raises:
         UsageError: a field has a value that nothing can be run with.

@@ -165,6 +165,19 @@ def test_attention() -> None:
     alone = sweep(backend("sdpa", 3.0))
 
     assert same.verdict == "clear"
+    assert (
+        "Not measured: flash_attention_2."
+        in judged(
+            "attention",
+            record(
+                attention_sweep__backends=[
+                    backend("sdpa", 16.5),
+                    plain(16.4),
+                    backend("flash_attention_2", 1.0) | {"status": "skipped", "median_s": None},
+                ]
+            ),
+        ).evidence
+    )
     assert (slow.verdict, slow.severity, slow.culprit) == ("problem", "critical", "attention: sdpa")
     assert "flash_attention_2" in slow.advice
     assert "plain SDPA" in around.title

@@ -121,7 +121,7 @@ def test_launches_are_counted_and_follow_the_formula(
     conv: nn.Conv3d, patches: torch.Tensor
 ) -> None:
     """By the dispatch stage, on the projection that is compared here."""
-    rows = list(_launches.launch_rows(Projection.of(conv, patches, torch.float32)))
+    rows, _ = _launches.launch_tables(Projection.of(conv, patches, torch.float32))
     slow_path = [row for row in rows if row["variant"] == SLOW_DIRECT]
 
     assert {(row["patches"], row["bias"]) for row in slow_path} == {
@@ -136,13 +136,29 @@ def test_launches_are_counted_and_follow_the_formula(
 def test_of_the_convolution_as_dispatched_no_count_is_predicted(
     conv: nn.Conv3d, patches: torch.Tensor
 ) -> None:
-    rows = list(_launches.launch_rows(Projection.of(conv, patches, torch.float32)))
+    rows, _ = _launches.launch_tables(Projection.of(conv, patches, torch.float32))
     as_dispatched = [row for row in rows if row["variant"] == CONV]
 
     assert len(as_dispatched) == 2 * len(_launches.COUNTED_PATCHES)
     assert {(row["counted"], row["predicted"], row["launches"]) for row in as_dispatched} == {
         (0, None, None)
     }, "a library fills nothing feature by feature"
+
+
+def test_the_operators_of_a_call_are_counted_by_name(
+    conv: nn.Conv3d, patches: torch.Tensor
+) -> None:
+    _, rows = _launches.launch_tables(Projection.of(conv, patches, torch.float32))
+    patches_counted = _launches.COUNTED_PATCHES[-1]
+    counts = {(row["variant"], row["event"]): row["count"] for row in rows}
+
+    assert {row["patches"] for row in rows} == {patches_counted}
+    assert counts[CONV, "aten::conv3d"] == 1
+    assert counts[SLOW_DIRECT, "aten::fill_"] == patches_counted * conv.out_channels
+    for name in (CONV, SLOW_DIRECT):
+        own = [number(row["count"]) or 0 for row in rows if row["variant"] == name]
+        assert 0 < len(own) <= _launches.MOST_EVENTS
+        assert own == sorted(own, reverse=True)
 
 
 def test_the_comparison_itself_counts_no_launches(record: Record) -> None:

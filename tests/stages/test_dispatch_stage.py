@@ -8,7 +8,6 @@ from typing import Any
 import pytest
 import torch
 from torch import nn
-from torch.nn import functional
 
 from qwenprof import runner
 from qwenprof.diagnosis.bounds import number
@@ -17,11 +16,9 @@ from qwenprof.diagnosis.responsibility import responsibility
 from qwenprof.fix.patch import fixed
 from qwenprof.fix.upstream import STYLES, checked_style, upstream_diff
 from qwenprof.harness.dispatch import (
-    conv3d_without_library,
-    convolution_backend,
     is_conv3d_without_library,
 )
-from qwenprof.record.record import Record, Row
+from qwenprof.record.record import Record
 from qwenprof.stages._upstream import upstream_rows
 from qwenprof.stages.dispatch import captured, description
 from qwenprof.stages.stage import Stage, stages
@@ -340,88 +337,3 @@ def test_the_provocation_ends_with_the_run(provoked: Record, record: Record) -> 
     assert provoked.stages
     assert not is_conv3d_without_library()
     assert record.rows(STAGE, "convolutions")[0]["library_switched_off"] is False
-
-
-@pytest.fixture
-def conv() -> nn.Conv3d:
-    return nn.Conv3d(3, 8, (2, 4, 4), stride=(2, 4, 4))
-
-
-def operators(call: Any) -> set[str]:
-    """The operators that a call runs, by name."""
-    from torch.profiler import ProfilerActivity, profile
-
-    with profile(activities=[ProfilerActivity.CPU]) as recorded:
-        call()
-    averages: Any = recorded.key_averages()
-    return {event.key for event in averages}
-
-
-def test_without_its_library_the_forward_takes_the_slow_loop(conv: nn.Conv3d) -> None:
-    x = torch.rand(5, 3, 2, 4, 4)
-    expected = conv(x)
-
-    with conv3d_without_library("cpu"):
-        ran, by_function = (
-            operators(lambda: conv(x)),
-            operators(lambda: functional.conv3d(x, conv.weight, conv.bias, stride=(2, 4, 4))),
-        )
-        asked, result = convolution_backend(conv, x), conv(x)
-
-    assert "aten::slow_conv3d_forward" in ran & by_function
-    assert "aten::mkldnn_convolution" not in ran | by_function
-    assert asked == "Slow3d"
-    torch.testing.assert_close(result, expected)
-    assert "aten::mkldnn_convolution" in operators(lambda: conv(x))
-    assert convolution_backend(conv, x) == "Mkldnn"
-
-
-def test_nothing_but_conv3d_loses_its_library(conv: nn.Conv3d) -> None:
-    linear, flat = nn.Linear(64, 64), nn.Conv2d(3, 8, 4, stride=4)
-    image, rows = torch.rand(1, 3, 16, 16), torch.rand(128, 64)
-    before = functional.linear, functional.conv2d
-    asked_before = convolution_backend(flat, image)
-    plain = operators(lambda: (linear(rows), flat(image)))
-
-    with conv3d_without_library("cpu"):
-        assert (functional.linear, functional.conv2d) == before
-        assert torch.backends.mkldnn.enabled
-        assert operators(lambda: (linear(rows), flat(image))) == plain
-        assert convolution_backend(flat, image) == asked_before
-
-
-def test_all_is_as_before_after_an_error(conv: nn.Conv3d) -> None:
-    before, x = functional.conv3d, torch.rand(5, 3, 2, 4, 4)
-
-    def broken() -> None:
-        with conv3d_without_library("cpu"):
-            assert is_conv3d_without_library()
-            raise RuntimeError("on purpose")
-
-    with pytest.raises(RuntimeError, match="on purpose"):
-        broken()
-
-    assert functional.conv3d is before
-    assert not is_conv3d_without_library()
-    assert convolution_backend(conv, x) == "Mkldnn"
-
-
-def test_one_within_another_gives_back_what_was_there(conv: nn.Conv3d) -> None:
-    x = torch.rand(5, 3, 2, 4, 4)
-
-    with conv3d_without_library("cpu"):
-        with conv3d_without_library("cpu"):
-            pass
-        assert convolution_backend(conv, x) == "Slow3d"
-        assert "aten::slow_conv3d_forward" in operators(lambda: conv(x))
-
-    assert not is_conv3d_without_library()
-
-
-def test_an_input_that_does_not_fit_raises_and_leaves_the_switch_on(conv: nn.Conv3d) -> None:
-    with conv3d_without_library("cpu"), pytest.raises(RuntimeError):
-        conv(torch.rand(5, 4, 2, 4, 4))
-
-    assert torch.backends.mkldnn.enabled
-    row: Row = description("", conv, torch.rand(5, 3, 2, 4, 4), "cpu")
-    assert row["backend"] == "Mkldnn"

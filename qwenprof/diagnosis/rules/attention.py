@@ -5,7 +5,7 @@ from __future__ import annotations
 from qwenprof.diagnosis.bounds import LARGEST, number, positive
 from qwenprof.diagnosis.disturbance import disturbances
 from qwenprof.diagnosis.finding import Finding, Rule, not_assessed, severity_of
-from qwenprof.formatting import count, seconds, times
+from qwenprof.formatting import count, listed, seconds, times
 from qwenprof.record.record import Record, Row
 
 NAME, QUESTION = "attention", "Is it attention?"
@@ -32,9 +32,9 @@ def judge(record: Record) -> Finding:
             rule=NAME,
             verdict="clear",
             severity="info",
-            title="Not attention: no other implementation is more than "
+            title="Not attention: no other implementation that was measured is more than "
             f"{(TOLERANCE - 1) * 100:.0f} % faster",
-            evidence=_evidence(rows),
+            evidence=(*_evidence(rows), *_not_measured(record)),
         )
     disturbed = disturbances(record, "attention-sweep")
     if gain < SURE_FROM_ONE_CALL and disturbed:
@@ -139,6 +139,16 @@ def _evidence(rows: list[Row]) -> tuple[str, ...]:
         for row in sorted(rows, key=_seconds)
     )
     return (f"Forward of batch {rows[0].get('batch')}: {listed}.",)
+
+
+def _not_measured(record: Record) -> tuple[str, ...]:
+    """The implementations that nothing is known of, so that nobody takes them for cleared."""
+    rows = record.rows("attention-sweep", "backends")
+    known = {row.get("attention") for row in rows if row.get("status") == "ok"}
+    absent = dict.fromkeys(
+        str(row.get("attention")) for row in rows if row.get("attention") not in known
+    )
+    return (f"Not measured: {listed(list(absent))}.",) if absent else ()
 
 
 def _n(row: Row) -> str:

@@ -20,7 +20,7 @@ from qwenprof.harness.statistics import Fit
 from qwenprof.record.record import Record, Row
 from qwenprof.report.beside import beside, by_key, told_of
 from qwenprof.report.reading import text
-from qwenprof.report.section import Block, Table, paragraph, strong
+from qwenprof.report.section import Block, Table, code, paragraph, strong
 from qwenprof.report.telling import Other
 
 STAGE = "dispatch"
@@ -45,6 +45,7 @@ def launches_told(record: Record, found: Comparison, other: Other | None) -> lis
         paragraph(strong("Launches and patches."), " ", _reading(found), _agreement(counted)),
         beside(table, list(figures), other, {"computed likewise": theirs}, named),
         *_counts(counted, other),
+        *_operators(record),
     ]
 
 
@@ -121,6 +122,30 @@ def _counts(rows: Sequence[Row], other: Other | None) -> list[Block]:
     theirs = by_key(_counted(other.record) if other else [], _call)
     figures = told_of(theirs, _how_many)
     return [beside(_own_counts(rows), [_call(row) for row in rows], other, {"how many": figures})]
+
+
+def _operators(record: Record) -> list[Block]:
+    """What a call consists of, by name; nothing for a record that does not hold it."""
+    rows = record.rows(STAGE, "operators")
+    if not rows:
+        return []
+    table = Table(
+        header=("What runs", "Patches", "Operator or kernel", "Calls"),
+        align="lrlr",
+        rows=tuple(
+            (
+                text(row.get("variant")),
+                count(number(row.get("patches"))),
+                code(text(row.get("event"))),
+                count(number(row.get("count"))),
+            )
+            for row in rows
+        ),
+        caption="The most frequent of one call, with the bias where there is one, as "
+        "torch.profiler counts them. Its times are not used: a profile perturbs them.",
+        folded="Operators and kernels of one call, counted",
+    )
+    return [table]
 
 
 def _call(row: Row) -> Hashable:

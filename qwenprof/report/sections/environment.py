@@ -9,8 +9,8 @@ import re
 from collections.abc import Callable
 
 from qwenprof.diagnosis.bounds import number
-from qwenprof.formatting import NOT_MEASURED, percent, significant, size
-from qwenprof.record.record import Cell, Facts, Record, Row
+from qwenprof.formatting import NOT_MEASURED, clean, percent, significant, size
+from qwenprof.record.record import COLLECT_ENV, Cell, Facts, Record, Row
 from qwenprof.report.reading import text
 from qwenprof.report.section import Block, Code, Inline, Section, Table, code, paragraph
 from qwenprof.report.telling import Telling
@@ -22,6 +22,7 @@ TITLES = {
     "packages": "Packages",
     "variables": "Environment variables",
 }
+MOST_LINES, LONGEST_LINE = 200, 300  # of PyTorch's own account
 # Nothing that tells who ran it or where, should a record from elsewhere hold it.
 PRIVATE = re.compile(r"host_?name|user|home|path|serial|uuid|address|cwd|folder", re.IGNORECASE)
 
@@ -29,6 +30,7 @@ PRIVATE = re.compile(r"host_?name|user|home|path|serial|uuid|address|cwd|folder"
 def compose(told: Telling) -> list[Block]:
     record = told.record
     order = {name: record.environment.get(name, {}) for name in TITLES} | record.environment
+    order.pop(COLLECT_ENV, None)  # the appendix tells it
     blocks = [block for name, facts in order.items() for block in _facts(name, facts)]
     if not blocks:
         blocks.append(paragraph("The record holds no environment."))
@@ -49,6 +51,13 @@ def _facts(section: str, facts: Facts) -> list[Block]:
             rows=tuple((_named(key), _value(key, value)) for key, value in known.items()),
         )
     ]
+
+
+def account_of(record: Record) -> str:
+    """What PyTorch says of the machine, line by line; "" where it was not asked."""
+    told = record.fact(COLLECT_ENV, "text")
+    lines = str(told).splitlines()[:MOST_LINES] if told is not None else []
+    return "\n".join(clean(line, LONGEST_LINE) for line in lines)
 
 
 def _named(key: str) -> Inline:

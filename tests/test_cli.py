@@ -211,7 +211,7 @@ def test_the_findings_start_with_the_verdict_and_end_with_what_was_not_asked(
     assert headline == finding.title
     assert answers.startswith("patch_embed.proj\n  cause   Cudnn runs")
     assert re.findall(r"^  (\w+)", answers, re.MULTILINE) == ["cause", "sure", "cure", "gain"]
-    assert answers.endswith("  gain    4.00 x for the part")
+    assert answers.endswith("  gain    the part becomes 4.00 x as fast")
     assert details.startswith(f"✗ {finding.title}")
     unasked = " ".join(printed.partition("Not asked, because their stages did not run:")[2].split())
     assert {"device-health", "batching", "culprit"} <= set(unasked.rstrip(".").split(", "))

@@ -3,7 +3,10 @@
 A row of a table `claims`, in any stage, is one of them: `claim` says what it is, `stated` and
 `unit` what it is stated as, `stated_is` how ("about", "at least", or null where it is plain),
 `relation` how it follows from `a` and `b`, and `a_is` and `b_is` what these are, in words. Times
-among `a` and `b` are in seconds, whatever the unit of what is stated.
+among `a` and `b` are in seconds, whatever the unit of what is stated. `stated_to` is the other end
+of what is stated as a range, and `note` what a reader of a claim that does not hold should know.
+A claim of the relation "version of cuDNN" is text such as "cuDNN 9.10.2", and `a` the number by
+which PyTorch names that version.
 """
 
 from __future__ import annotations
@@ -23,12 +26,16 @@ from qwenprof.diagnosis.recomputing import (
     rounded,
     written,
 )
+from qwenprof.diagnosis.versions import cudnn_version
 from qwenprof.formatting import significant
 from qwenprof.record.record import Cell, Record, Row
 
 TABLE: Final = "claims"
 ABOUT, AT_LEAST = "about", "at least"
 REPEATED: Final = "a"  # the same figure, stated twice
+CUDNN: Final = "version of cuDNN"
+LIBRARY: Final = "cuDNN "  # before its version, which by itself may look like an address
+KIND: Final = "claims of the text"
 ABOUT_SLACK = 0.1  # of the number, where a text says "about"
 UNITS = {"": 1.0, "x": 1.0, "s": 1.0, "h": 3600.0, "days": 86_400.0}
 
@@ -39,22 +46,42 @@ def claims(record: Record) -> Iterator[Check]:
     """Every claim whose figures are there, held against what it should be."""
     for stage, result in record.stages.items():
         for row in result.tables.get(TABLE, ()):
-            expected = _expected(row)
-            if expected is not None and positive(row.get("stated")) is not None:
-                yield _check(stage, row, expected)
+            check = _check_version(stage, row) if _is_version(row) else _check(stage, row)
+            if check is not None:
+                yield check
 
 
-def _check(stage: str, row: Row, expected: Expected) -> Check:
-    unit = str(row.get("unit") or "")
-    stated = _with_unit(written(positive(row.get("stated")) or 0.0), unit)
+def _check(stage: str, row: Row) -> Check | None:
+    expected, first = _expected(row), positive(row.get("stated"))
+    if expected is None or first is None:
+        return None
+    unit, last = str(row.get("unit") or ""), positive(row.get("stated_to"))
+    stated = _with_unit(written(first) + (f" to {written(last)}" if last else ""), unit)
     how = f"{row['stated_is']} " if row.get("stated_is") in (ABOUT, AT_LEAST) else ""
-    source = f" ({row['source']})" if row.get("source") else ""
+    should = f"{_derivation(row)} is {_with_unit(significant(expected.value), unit)}"
     return Check(
-        kind="claims of the text",
-        told=f"{stage}, {row.get('claim')}{source}: {how}{stated} is stated, but "
-        f"{_derivation(row)} is {_with_unit(significant(expected.value), unit)}.",
-        holds=_holds(row, expected),
+        kind=KIND, told=_told(stage, row, f"{how}{stated}", should), holds=_holds(row, expected)
     )
+
+
+def _is_version(row: Row) -> bool:
+    return row.get("relation") == CUDNN
+
+
+def _check_version(stage: str, row: Row) -> Check | None:
+    """A version in words beside the number by which PyTorch names it."""
+    text = str(row.get("stated")).removeprefix(LIBRARY)
+    stated, expected = cudnn_version(text), cudnn_version(row.get("a"))
+    if stated is None or expected is None:
+        return None
+    told = _told(stage, row, f"{LIBRARY}{text}", f"{row.get('a_is') or row.get('a')} is {expected}")
+    return Check(kind=KIND, told=told, holds=stated == expected)
+
+
+def _told(stage: str, row: Row, stated: str, should: str) -> str:
+    source = f" ({row['source']})" if row.get("source") else ""
+    note = f"; {row['note']}" if row.get("note") else ""
+    return f"{stage}, {row.get('claim')}{source}: {stated} is stated, but {should}{note}."
 
 
 def _with_unit(value: str, unit: str) -> str:
@@ -69,12 +96,20 @@ def _expected(row: Row) -> Expected | None:
 
 
 def _holds(row: Row, expected: Expected) -> bool:
-    stated = row.get("stated")
+    stated, last = row.get("stated"), positive(row.get("stated_to"))
+    if last is not None:
+        return _overlap((positive(stated) or 0.0, last), expected)
     if row.get("stated_is") == AT_LEAST:
         return (positive(stated) or 0.0) <= expected.high * (1 + TOLERANCE)
     if row.get("stated_is") == ABOUT:
         return agrees(stated, expected, ABOUT_SLACK * expected.high)
     return agrees(stated, expected, 0.0 if row.get("relation") == REPEATED else None)
+
+
+def _overlap(stated: tuple[float, float], expected: Expected) -> bool:
+    return stated[0] * (1 - TOLERANCE) <= expected.high and expected.low <= stated[1] * (
+        1 + TOLERANCE
+    )
 
 
 def _derivation(row: Row) -> str:

@@ -66,21 +66,30 @@ class Verdict:
     @property
     def gain(self) -> str:
         """What the cure gains, as a sentence fragment; "" where it is not known."""
-        return "; ".join(said for said in (self._computed_gain, self.end_to_end) if said)
+        return "; ".join(said for said in (self._of_the_part, self._of_the_forward) if said)
 
     @property
-    def _computed_gain(self) -> str:
-        """What the findings' own factor and share say of it."""
-        if self.forward_share is None:
-            return "" if self.part_factor is None else f"{times(self.part_factor)} for the part"
-        whole = f"{percent(self.forward_share)} of the forward"
-        if self.forward_factor is not None and self.forward_factor >= 1.01:
-            whole += f", which becomes {times(self.forward_factor)} as fast"
-        return (
-            whole
-            if self.part_factor is None
-            else f"{times(self.part_factor)} for the part; {whole}"
+    def _of_the_part(self) -> str:
+        factor = self.part_factor
+        return "" if factor is None else f"the part becomes {times(factor)} as fast"
+
+    @property
+    def _of_the_forward(self) -> str:
+        """From the findings' own share, and beside it what whole forwards say, each with its basis.
+
+        The two differ where the part and the forwards were timed apart.
+        """
+        whole = (
+            f"{self.end_to_end}, from whole forwards with and without the fix"
+            if self.end_to_end
+            else ""
         )
+        if self.forward_share is None:
+            return whole
+        saved = f"{percent(self.forward_share)} of the forward is saved"
+        if self.forward_factor is not None and self.forward_factor >= 1.01:
+            saved += f", so that the forward becomes {times(self.forward_factor)} as fast"
+        return f"{saved}, computed from the time of the part; {whole}" if whole else saved
 
 
 def verdict(record: Record, findings: Sequence[Finding]) -> Verdict:

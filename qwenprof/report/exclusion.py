@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from qwenprof.diagnosis.finding import Finding
 from qwenprof.report.section import Block, Inline, paragraph, strong
+from qwenprof.report.wording import opened
 
 LEAD = "What this excludes."
 # stage -> the rules that decide what it excludes, each with what it suspects
@@ -50,8 +51,7 @@ def _word(finding: Finding) -> str:
 def _because(finding: Finding) -> str:
     if finding.verdict == "not assessed":
         return finding.evidence[0] if finding.evidence else ""
-    told = _without_not(finding.title)
-    return f"{told[0].upper()}{told[1:]}."
+    return f"{opened(_without_not(finding.title), finding.culprit)}."
 
 
 def _without_not(title: str) -> str:

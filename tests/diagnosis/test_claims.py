@@ -80,6 +80,45 @@ def test_the_same_figure_twice_has_to_be_the_same() -> None:
     assert not checked(stated=150, unit="s", relation="a", a=148).holds
 
 
+@pytest.mark.parametrize(("low", "high", "holds"), [(5, 6, True), (1, 2, False), (6, 7, False)])
+def test_a_range_has_to_hold_what_it_is_a_range_of(low: int, high: int, holds: bool) -> None:
+    days: Row = {"unit": "days", "relation": "a x b", "a": 138, "b": 29_169 / 8}
+    found = checked(stated=low, stated_to=high, **days)
+
+    assert found.holds == holds
+    assert f": {low} to {high} days is stated, but 138 times 3646.125 is 5.82 days." in found.told
+
+
+@pytest.mark.parametrize(
+    ("stated", "number", "holds"),
+    [
+        ("cuDNN 9.10.2", 91002, True),
+        ("9.10.2", 91002, True),
+        ("cuDNN 8.9.2", 8902, True),
+        ("cuDNN 9.10.0.2", 91002, False),
+    ],
+)
+def test_a_version_in_words_is_held_against_its_number(
+    stated: str, number: int, holds: bool
+) -> None:
+    assert checked(stated=stated, relation="version of cuDNN", a=number).holds == holds
+
+
+def test_a_version_that_is_none_is_not_judged() -> None:
+    for stated, number in (("newest", 91002), ("9.10.2", None), (None, 91002), ("9.10.2", 5)):
+        assert not list(
+            claims(record({"relation": "version of cuDNN", "stated": stated, "a": number}))
+        )
+
+
+def test_the_note_of_a_claim_is_told_with_it() -> None:
+    found = checked(stated=287, unit="x", relation="a / b", a=16.1, b=0.1, note="over c it is 286")
+
+    assert (
+        found.told == "x, the gain: 287 x is stated, but 16.1 over 0.1 is 161 x; over c it is 286."
+    )
+
+
 @pytest.mark.parametrize(
     "row",
     [
@@ -98,7 +137,7 @@ def test_what_cannot_be_computed_is_not_judged(row: Row) -> None:
 
 
 def test_the_published_text() -> None:
-    """Three that agree, and what does not add up in it."""
+    """What agrees in it, and what does not add up."""
     found = list(claims(writeup()))
 
     wrong = [check.told for check in found if not check.holds]
@@ -107,9 +146,10 @@ def test_the_published_text() -> None:
         "287 x",
         "1000 x",
         "150 s",
+        "cuDNN 9.10.0.2",
         "about 0.4",
     ]
-    assert len(found) - len(wrong) == 4
+    assert len(found) - len(wrong) == 6
 
 
 @given(FIGURES, FIGURES)

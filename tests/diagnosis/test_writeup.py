@@ -112,6 +112,12 @@ def test_the_environment_stands_in_the_source(record: Record, source: str) -> No
             assert not is_number(fact) or is_in(fact, source), (section, key, fact)
 
 
+def test_sizes_of_memory_stand_as_they_are_stated(record: Record) -> None:
+    """A GB of a datasheet is nominal: turned into GiB it is a number that nobody published."""
+    assert record.fact("device", "memory") == "32 GB"
+    assert record.fact("host", "memory") == "62 GB"
+
+
 def test_what_was_computed_is_right(record: Record) -> None:
     patch_embed = next(
         row
@@ -165,9 +171,12 @@ def test_what_does_not_add_up_is_named(findings: dict[str, Finding]) -> None:
         ("1000 x", "the 0.3 ms of Linear is 53,700 x"),
         ("150 s", "the same forward in stage 2 is 148 s"),
         ("about 0.4", "the root of 1536 times 2^-7 is 0.306"),
+        ("9.10.0.2", "91002 is 9.10.2"),
     ):
         assert re.search(rf"{re.escape(stated)}[^.]*, but .*{re.escape(should)}", told), stated
-    assert len(finding.evidence) == 7
+    assert "over the 56.4 ms of the blocks alone it is 286." in told
+    assert "stage 3 has 145.6 s with sdpa and 147.6 s with flash_attention_2" in told
+    assert len(finding.evidence) == 8
 
 
 def test_the_patch_embedding_is_the_culprit(findings: dict[str, Finding]) -> None:

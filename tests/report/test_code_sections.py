@@ -175,6 +175,24 @@ def test_the_code_of_the_culprit_stands_with_file_and_lines() -> None:
     assert "```python\nclass PatchEmbed(nn.Module):\n    pass\n```" in text
 
 
+def test_published_code_is_told_by_its_place_and_not_as_recorded() -> None:
+    text = told(writeup(), "slow-code")
+
+    assert "The culprit is `model.visual.patch_embed.proj`. **Published, not recorded" in text
+    assert (
+        "`Qwen3VLVisionPatchEmbed` in `transformers/models/qwen3_vl/modeling_qwen3_vl.py`, lines "
+        "59 to 76, as installed with transformers 5.0.0.dev0 (section 2)."
+    ) in text
+    assert "was not recorded" not in text
+    assert "```python" not in text
+
+
+def test_only_a_published_record_has_published_code() -> None:
+    place = writeup().rows("per-layer", "published_code")
+
+    assert "Published, not recorded" not in told(slow(published_code=place), "slow-code")
+
+
 def test_the_code_of_a_method_starts_at_the_margin() -> None:
     text = told(sourced(), "slow-code", blaming("model.visual.positions"))
 
@@ -209,7 +227,10 @@ def test_a_record_without_source_says_why() -> None:
     without = slow()
     stages = {name: each for name, each in without.stages.items() if name != "per-layer"}
     assert "did not run" in told(msgspec.structs.replace(without, stages=stages), "slow-code")
-    text = told(writeup(), "slow-code")
+    stage = writeup().stages["per-layer"]
+    tables = {name: rows for name, rows in stage.tables.items() if name != "published_code"}
+    placeless = writeup().with_stage("per-layer", msgspec.structs.replace(stage, tables=tables))
+    text = told(placeless, "slow-code")
     assert "published figures" in text
     assert "It is in the class `Qwen3VLVisionPatchEmbed`." in text
 

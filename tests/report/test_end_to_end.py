@@ -241,6 +241,24 @@ def test_impact_tells_who_pays_what_for_it() -> None:
     assert "- **Exactness:** 3 of 3 checks passed" in text
 
 
+def test_both_factors_of_one_forward_stand_beside_each_other() -> None:
+    text = told(writeup())
+
+    assert "| the whole forward, batch 1, published | 16.5 s | 270 ms | 61.1 x |" in text
+    assert (
+        "| the same, computed: the forward of batch 1 less what the layer saves | 16.5 s | 389 ms "
+        "| 42.4 x |"
+    ) in text
+    assert "Two factors of one forward" in text
+
+
+def test_a_forward_that_was_computed_has_one_factor() -> None:
+    computed = with_forwards(SLOW, [])
+
+    assert "Two factors of one forward" not in told(computed)
+    assert ", computed |" in told(computed)
+
+
 def test_impact_says_where_nothing_is_known(empty_record: Record) -> None:
     text = told(empty_record, "impact")
 

@@ -170,10 +170,10 @@ def _stands_out(
 
 
 def _usual(suspect: Suspect, others: Sequence[Suspect]) -> float | None:
-    """What is usual beside it, or beside a matrix product: of its like, where there is any."""
+    """What is usual beside it; of matrix products the best of its like, slowed by no burst."""
     rest = without(others, suspect)
-    alike = [each for each in rest if each.products] if suspect.products else []
-    return usual_slowdown(alike or rest)
+    alike = [each.slowdown for each in rest if each.products] if suspect.products else []
+    return min(alike) if alike else usual_slowdown(rest)
 
 
 def _dwarfs(suspect: Suspect, whole: Anatomy) -> bool:

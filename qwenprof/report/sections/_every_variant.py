@@ -120,7 +120,7 @@ def _table(
         other,
         {direction: told_of(rows, time_and_n) for direction, rows in theirs.items()},
         {
-            variant: (str(variant), text(row.get("backend")))
+            variant: (str(variant), str(row.get("backend") or "not recorded"))
             for rows in theirs.values()
             for variant, row in rows.items()
         },

@@ -46,11 +46,13 @@ from qwenprof.report.section import (
     strong,
 )
 from qwenprof.report.sections._every_variant import every_variant
+from qwenprof.report.sections._patch_bars import bars, has_one_size
 from qwenprof.report.sections._patch_plot import figure, gap
 from qwenprof.report.telling import Other, Telling
 
 STAGE = "compare-patch-embed"
 CONV, LINEAR = "Conv3d", "Linear"
+NOT_RECORDED = "not recorded"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,7 +93,7 @@ def compose(told: Telling) -> list[Block]:
     blocks += [paragraph(*_conclusion(record, pairs)), _table(record, pairs, told.against)]
     if measured(plain):
         blocks.append(_figure(record, plain, _decisive(record, pairs), told.against))
-        blocks.append(_slopes(plain, told.against))
+        blocks += _slopes(plain, told.against)
     blocks.append(_errors(pairs, told.against))
     most = max((number(row.get("patches")) or 0.0 for row in rows), default=0.0)
     blocks += every_variant(told, text(record.workload.get("dtype")), most)
@@ -144,8 +146,13 @@ def _conclusion(record: Record, pairs: Sequence[Pair]) -> list[Inline]:
 
 
 def _on(conv: Row) -> str:
+    return f"backend {NOT_RECORDED}" if conv.get("backend") is None else _backend(conv)
+
+
+def _backend(conv: Row) -> str:
+    """A backend is read from the dispatcher, so it is recorded or not, and never measured."""
     backend = conv.get("backend")
-    return "backend not recorded" if backend is None else str(backend)
+    return NOT_RECORDED if backend is None else str(backend)
 
 
 def _decisive(record: Record, pairs: Sequence[Pair]) -> Pair | None:
@@ -203,7 +210,7 @@ def _own_table(record: Record, pairs: Sequence[Pair]) -> Table:
             (
                 pair.dtype,
                 count(pair.patches),
-                text(pair.conv.get("backend")),
+                _backend(pair.conv),
                 time_cell(pair.conv),
                 n_cell(pair.conv),
                 time_cell(pair.linear),
@@ -227,12 +234,14 @@ def _speedup(pair: Pair) -> str:
     return times_with_interval(pair.speedup, pair.interval) if pair.is_measured else NOT_MEASURED
 
 
-def _slopes(rows: Sequence[Row], other: Other | None) -> Table:
+def _slopes(rows: Sequence[Row], other: Other | None) -> list[Block]:
     """What one more patch costs: the slope of a line through the patch counts."""
+    if has_one_size(rows):
+        return [paragraph("At one number of patches nobody can tell what one more patch costs.")]
     groups = _groups(rows)
     fits = {key: _fit(own) for key, own in _groups(_plain(other)).items()}
     figures = {key: _signed(fit.slope) for key, fit in fits.items() if fit is not None}
-    return beside(_own_slopes(groups), list(groups), other, {"cost of a patch": figures})
+    return [beside(_own_slopes(groups), list(groups), other, {"cost of a patch": figures})]
 
 
 def _groups(rows: Sequence[Row]) -> dict[tuple[str, str], list[Row]]:
@@ -328,6 +337,8 @@ def _cosine(value: float | None) -> str:
 def _figure(
     record: Record, rows: Sequence[Row], decisive: Pair | None, other: Other | None
 ) -> Figure:
+    if has_one_size(rows):
+        return bars(record, rows, _plain(other), other)
     marked = None if decisive is None else gap(decisive.conv, decisive.linear)
     return figure(record, rows, marked, _plain(other), other)
 

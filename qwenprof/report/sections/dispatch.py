@@ -45,6 +45,7 @@ from qwenprof.report.section import (
     paragraph,
     strong,
 )
+from qwenprof.report.sections._closed_gate import closed_gate_told
 from qwenprof.report.sections._launches import launches_told
 from qwenprof.report.telling import Other, Telling
 
@@ -89,6 +90,7 @@ def compose(told: Telling) -> list[Block]:
     for row in rows or _assumed(record, found):
         made = decisions(record, row)
         blocks += [_conditions(row, decision, told.against) for decision in made]
+    blocks += closed_gate_told(record)
     blocks += _experiments(record, told.against)
     return blocks + (launches_told(record, found, told.against) if found else [])
 

@@ -31,6 +31,8 @@ from qwenprof.report.section import (
     paragraph,
     strong,
 )
+from qwenprof.report.sections._closed_gate import closed_gate, seen_elsewhere
+from qwenprof.report.sections._unnoticed import unnoticed
 from qwenprof.report.telling import Telling
 
 # counted in transformers 5.23.0, of which every default configuration was built; no run of this
@@ -71,6 +73,7 @@ def compose(told: Telling) -> list[Block]:
     blocks = _provoked(told.record)
     blocks += [paragraph(strong("Who is affected.")), *_affected(told, concerns)]
     blocks += [paragraph(strong("What it costs.")), *_bullets(_cost(told))]
+    blocks += unnoticed(told.record)
     blocks += [paragraph(strong("What the fix costs.")), *_bullets(_price(told))]
     blocks += [paragraph(strong("What is not affected.")), *_bullets(_spared(told, concerns))]
     return blocks
@@ -104,7 +107,7 @@ def _affected(told: Telling, concerns: bool) -> list[Block]:
         why = "Not known: the record holds no environment, so no versions."
         issues: list[Block] = [paragraph(why)]
     else:
-        issues = _bullets(_issues(told.record))
+        issues = [*_every_gpu(told.record), *_bullets(_issues(told.record))]
     if not concerns:
         return [
             *issues,
@@ -113,6 +116,19 @@ def _affected(told: Telling, concerns: bool) -> list[Block]:
             ),
         ]
     return [*issues, paragraph(_own(told.record)), _families()]
+
+
+def _every_gpu(record: Record) -> list[Block]:
+    """That a closed gate concerns no generation of GPUs in particular."""
+    if closed_gate(record) is None:
+        return []
+    return [
+        paragraph(
+            strong("Every CUDA GPU with these versions,"),
+            " and no generation in particular: the gate asks for torch, cuDNN, the dtype and the "
+            f"convolution, and not for the GPU.{seen_elsewhere(record)}",
+        )
+    ]
 
 
 def _issues(record: Record) -> list[Item]:

@@ -26,6 +26,7 @@ from qwenprof.report.sections._convolution import Convolution, convolution
 from qwenprof.report.telling import Telling
 
 STAGE, TABLE = "per-layer", "sources"
+PUBLISHED_TABLE = "published_code"
 UNKNOWN, FUNCTION = "not recorded", "function"
 PATCH_EMBEDDING = "patch_embed"
 
@@ -39,6 +40,9 @@ def compose(told: Telling) -> list[Block]:
 
 def _code(record: Record, culprit: str | None, conv: Convolution | None) -> list[Block]:
     if not record.rows(STAGE, TABLE):
+        stated = _published_code(record, culprit)
+        if stated:
+            return stated
         named = _class_of(record, culprit or (conv.module if conv else PATCH_EMBEDDING))
         why = f" {_why_no_source(record)}"
         return [paragraph(strong("The code was not recorded."), why, *named)]
@@ -49,6 +53,28 @@ def _code(record: Record, culprit: str | None, conv: Convolution | None) -> list
         lead = _lead(culprit, None)
         return [paragraph(*lead, " The record holds no source of the patch embedding either.")]
     return [paragraph(*_lead(culprit, blamed), " ", *_where(row)), *_text(row)]
+
+
+def _published_code(record: Record, culprit: str | None) -> list[Block]:
+    """Where the source of a published record found the code; its text is in no record."""
+    rows = record.rows(STAGE, PUBLISHED_TABLE) if is_published(record) else []
+    return [
+        paragraph(
+            *_lead(culprit, row),
+            " ",
+            strong("Published, not recorded here:"),
+            " its code is the class ",
+            *_place(row),
+            f", as installed{_of_package(row)} ({row.get('source')}). The text itself is not in "
+            "the record; what the convolution is, the table below tells.",
+        )
+        for row in rows
+    ]
+
+
+def _of_package(row: Row) -> str:
+    known = [str(row[key]) for key in ("package", "version") if row.get(key) is not None]
+    return f" with {' '.join(known)}" if known else ""
 
 
 def _why_no_source(record: Record) -> str:
@@ -111,12 +137,18 @@ def _lead(culprit: str | None, blamed: Row | None) -> list[Inline]:
 
 
 def _where(row: Row) -> list[Inline]:
+    place = _place(row)
+    return ["Its code is ", *place, "." if len(place) == 1 else ", as installed:"]
+
+
+def _place(row: Row) -> list[Inline]:
+    """Name, file and lines; the name alone where the rest is not known."""
     name = code(str(row.get("name") or "?"))
     first, last = (number(row.get(end)) for end in ("first_line", "last_line"))
     if row.get("file") is None or first is None or last is None:
-        return ["Its code is ", name, "."]
-    lines = f", lines {count(first)} to {count(last)}, as installed:"
-    return ["Its code is ", name, " in ", code(str(row["file"])), lines]
+        return [name]
+    lines = f", lines {count(first)} to {count(last)}"
+    return [name, " in ", code(str(row["file"])), lines]
 
 
 def _text(row: Row) -> list[Block]:

@@ -109,6 +109,15 @@ def test_the_record_is_on_disk_after_every_stage(tmp_path: Path) -> None:
     assert load(tmp_path) == record
 
 
+def test_after_a_whole_run_pytorchs_own_account_of_the_machine_is_kept(tmp_path: Path) -> None:
+    """It is what trackers ask for, and it takes seconds: after the stages, and on disk."""
+    told = runner._with_account(run([stage("first", good)]), tmp_path)
+
+    assert "PyTorch version: " in str(told.fact("collect_env", "text"))
+    assert list(told.stages) == ["first"]
+    assert load(tmp_path) == told
+
+
 def test_every_stage_starts_with_an_empty_bench_and_keeps_its_conditions() -> None:
     record = run([stage("first", good), stage("second", lambda _: None)])
 

@@ -6,14 +6,17 @@ The marks are `<path>`, `<home>`, `<host>`, `<ip>`, `<mac>`, `<uuid>`, `<serial>
 commits, links, hub ids, and of a file in a library the part from site-packages on.
 
 Decisions where two readings are possible:
-- Four numbers with dots are an address, unless software is named before them ("cuDNN 9.10.2.21",
-  "nvidia-curand-cu12 10.3.9.90", "x==9.1.0.70"), a suffix follows ("-py3", "+cu128"), or they are
-  all that a key such as "cudnn_wheel" holds. 127.0.0.1 and 0.0.0.0 are nobody's.
 - Of a local path the last component stays; of a system path (/proc, /usr/lib, /dev/nvidia0) all.
-- The names of this host and this user go wherever they stand (the user's in a path or before an
-  @), unless they are words of the field ("vision", "runner"); then only where a path, an @ or a
-  key shows what they are.
-- `token` with a number is a count, with `<|...|>` one of a tokenizer's; both stay.
+  The name of a folder below /home or /Users may hold blanks where a / follows it ("/home/Jane
+  Doe/x"), but no word such as "and": "/home/jane and a/b" is two paths.
+- The host's own name goes wherever it stands; so does the user's where it has four letters or more,
+  else in a path and before an @. Names that are also devices or English words ("grace", "mark")
+  go in a path and before an @ only; words of the field ("vision", "runner", "ubuntu") are no names:
+  they go only where a path, an @ or a key shows what they are.
+- A host of another domain goes before a port, behind "connect to" and the like, and wherever three
+  names end in a domain that no module path ends in (com, edu, uk). Sites that are open to all stay
+  (github.com, pytorch.org), and so does the host of a link without a port.
+- What is an address and what a version is told in `addresses`, what a secret in `credentials`.
 
 Every pattern takes time linear in the text: what repeats without a bound begins where no other
 attempt begins, or cannot fail any more.
@@ -21,46 +24,38 @@ attempt begins, or cannot fail any more.
 
 from __future__ import annotations
 
-import ipaddress
 import re
-from collections.abc import Callable
-from contextlib import suppress
 from functools import cache
-from typing import NamedTuple
 
 import msgspec
 
 from qwenprof.record.published import writeup
-
-Match = re.Match[str]
-Replacement = str | Callable[[Match], str]
-
-
-class Rule(NamedTuple):
-    kind: str
-    pattern: re.Pattern[str]
-    replacement: Replacement
-
+from qwenprof.report.addresses import IPV4, IPV6, ipv4, ipv6
+from qwenprof.report.credentials import SECRET_NAME, SECRETS, is_no_secret
+from qwenprof.report.rule import IS, IS_OR_BLANK, QUOTE, Match, table
 
 # What the patterns of the table are made of.
 
-_Q = r"(?:\\{0,3}[\"'`])?"
-_IS = rf"{_Q}\s{{0,48}}(?::=|=>|[:=])\s{{0,4}}"
-_VALUE = (
-    r"(?!\\{0,3}[\"'`]?<secret>)"
-    r"(?P<value>\\{0,3}(?:\"[^\"\n]*\"?|'[^'\n]*'?|`[^`\n]*`?)|[^\s\"'`]+)"
-)
-_SECRET = (
-    r"[\w.-]*?(?:(?i:pass(?:word|wd|phrase)s?|secrets?|credentials?|cookie|token|(?:api|access|"
-    r"secret|private|auth|signing|encryption|master|account|shared|license|client)[ _-]?keys?)"
-    r"|(?<=[A-Za-z0-9]_)(?:KEY|PASS|PWD|AUTH)|(?<![\w.-])KEY|(?<=--)key)"
-    r"(?:[_-](?i:id|hash|value|b64|\d{1,2}))?"
-)
-_SCHEME = r"(?i:basic|bearer|digest|negotiate|token|apikey)"
-_IN_QUERY = r"(?:token|sig|signature|secret|passw|credential|auth|key|code|session|policy)"
 _HEX4 = r"[0-9A-Fa-f]{4}"
 _SERIAL = r"(?=[A-Za-z_-]{0,32}\d)[A-Za-z0-9][\w-]{4,}(?!\w|\.\d)"
-_FQDN = r"[A-Za-z0-9][A-Za-z0-9-]*(?:\.[A-Za-z0-9-]+)*\.[A-Za-z]{2,}"
+_LABELS = r"[A-Za-z0-9][A-Za-z0-9-]*(?:\.[A-Za-z0-9-]+)*\."
+_FQDN = rf"{_LABELS}[A-Za-z]{{2,}}"
+_COUNTRIES = (
+    "ae|ar|at|au|be|br|ca|ch|cl|cn|co|cz|de|dk|es|eu|fi|fr|gr|hk|hu|ie|il|in|it|jp|kr|lt|lu|mx|my|"
+    "nl|no|nz|pt|ro|ru|se|sg|si|sk|th|tr|tw|ua|uk|us|vn|za"
+)
+_SITE = (
+    rf"{_LABELS}(?i:com|org|net|edu|gov|mil|info|io|ai|dev|cloud|tech|xyz|{_COUNTRIES})"
+    r"(?![\w(-]|\.\w)"
+)
+_SURE_SITE = (
+    rf"{_LABELS}(?:[A-Za-z0-9-]+\.(?i:com|org|edu|gov|mil|au|cn|cz|de|dk|eu|fr|gr|jp|kr|nl|ru|tw"
+    r"|uk)|(?i:ac|edu|gov)\.[A-Za-z]{2})(?![\w(-]|\.\w)"
+)
+_CONNECTING = (
+    r"(?i:connect(?:ed|ing|ions?)?|resolv(?:e|ing)|reach(?:ed|ing)?|contact(?:ing)?|ping(?:ing)?)"
+    r"\s{1,2}(?:(?:to|from|with|host|at)\s{1,2})?[\"'`\[]?"
+)
 _NUMBERED = r"[A-Za-z][A-Za-z0-9]*(?:-[A-Za-z0-9]+)*-[A-Za-z]*\d+"
 _NO_SSH_HOST = r"(?!(?:keys?|agent|into|to|from|and|or|is|port|session|connection|config|access)\b)"
 _INTERNAL = r"(?:internal|lan|corp|intranet|localdomain|local)(?![\w.(-])"
@@ -69,13 +64,22 @@ _INTERNAL = r"(?:internal|lan|corp|intranet|localdomain|local)(?![\w.(-])"
 # slashes of a link are no start. A component ends at white space, quotes and the next path.
 _START = r"(?:(?<![\w.~)\]}%*#?/\\])|(?<=[\s\"'=]-[A-Za-z])|(?<=^-[A-Za-z]))(?!(?<=:)//[^/])"
 _COMPONENT = r"(?:[^\s/\\\"'`<>|:,;=]|[:,;=](?![/\s]|\Z)|\\[ ()])+"
+_PROSE = (
+    r"(?:and|or|but|to|into|in|is|are|was|were|on|at|by|for|from|with|of|as|has|had|not|no|than|"
+    r"then|the|a)\b"
+)
+_BLANK = rf"(?<![.)]) (?!{_PROSE})"
+_IN_HOME = rf"(?:(?<=/home/)|(?<=/Users/)){_COMPONENT}(?:{_BLANK}{_COMPONENT}){{1,3}}(?=/)"
 _PATH = (
-    rf"{_START}(?:(?:<path>|<home>|~|\$HOME|\$\{{HOME\}}|\.\.?)?(?:/+{_COMPONENT}){{2,}}"
+    rf"{_START}(?:(?:<path>|<home>|~|\$HOME|\$\{{HOME\}}|\.\.?)?"
+    rf"(?:/+(?:{_IN_HOME}|{_COMPONENT})){{2,}}"
     rf"|~[A-Za-z_][\w.-]*(?:/+{_COMPONENT})+|/root(?![\w-]|\.\w|/+{_COMPONENT}))"
 )
+_WINDOWS_PART = r"[^\\/:*?\"<>|\s'`]{1,255}"
 _WINDOWS_PATH = (
     r"(?:(?<![\w/\\.-])[A-Za-z]:(?=[\\/])|(?<![\w\\:>])\\\\(?=\w\w)|(?<![\w\\])~(?=\\))[\\/]*"
-    r"(?:[^\\/:*?\"<>|\r\n'`]{1,255}\\+|[^\\/:*?\"<>|\s'`]{1,255}/+)*[^\\/:*?\"<>|\s'`]*"
+    rf"(?:[^\\/:*?\"<>|\r\n'`]{{1,255}}\\+|{_WINDOWS_PART}/+"
+    rf"|(?<=Users/){_WINDOWS_PART}(?:{_BLANK}{_WINDOWS_PART}){{1,3}}/+)*[^\\/:*?\"<>|\s'`]*"
 )
 _SYSTEM = re.compile(
     r"/(?:(?:proc|sys/(?:class|module|kernel|bus)|lib(?:32|64)?|s?bin|usr/(?:lib(?:32|64)?|s?bin"
@@ -85,27 +89,27 @@ _LIBRARIES = ("site-packages", "dist-packages")
 _HOME_PARENTS = ("home", "homes", "users", "user")
 _PUNCTUATION = ".,:;)]}"
 
-_SOFTWARE = re.compile(
-    r"(?i)\w*version|ver|release|\w*cudnn\w*|cuda\w*|cublas\w*|cufft|curand|nvcc|cusolver|cusparse\w*|"
-    r"nvidia[_-][\w-]+|[\w-]+[_-]cu\d\d|nccl|nvrtc|nvjitlink|driver|torch\w*|triton|rocm|hip|"
-    r"miopen|onednn|mkl|tensorrt|openssl|linux|kernel|wheel|\w*cudnn_\w+"
-)
-_BEFORE_A_VERSION = ("is", "runtime", "compiled", "and", "or", "to")
-VERSION_KEY = re.compile(r"(?i)version|cudnn|cuda|wheel|release|nccl|rocm|hip|nvidia|cu\d\d$")
-VERSION = re.compile(r"\d+(?:\.\d+){1,4}(?:[.+-]\w{1,20})?")
-_NOBODYS_ADDRESS = ("127.0.0.1", "0.0.0.0", "255.255.255.255")
-_ROUTED = re.compile(r"(?i)[23][0-9a-f]{3}|f[cdef][0-9a-f]{2}|64:ff9b|::ffff:\d")
-
 # fmt: off
 _COMMON_NAMES = frozenset((
-    "accelerate", "admin", "administrator", "backward", "breakdown", "build", "ci", "container",
-    "cpu", "cuda", "cudnn", "data", "default", "dev", "docker", "driver", "ec2-user", "gpu",
-    "guest", "home", "host", "image", "jovyan", "language", "local", "localdomain", "localhost",
-    "main", "master", "model", "models", "nobody", "node", "none", "numpy", "onednn",
-    "processor", "profile", "qwen", "qwenprof", "report", "root", "runner", "safetensors",
-    "server", "system", "tensor", "test", "text", "tmp", "tokenizers", "torchvision", "trace",
-    "train", "transfer", "triton", "ubuntu", "user", "username", "users", "vagrant", "video",
-    "vision", "work", "worker",
+    "accelerate", "admin", "administrator", "azureuser", "backward", "breakdown", "build",
+    "centos", "ci", "cluster", "codespace", "colab", "conda", "container", "cpu", "cuda", "cudnn",
+    "data", "debian", "default", "deploy", "dev", "developer", "docker", "driver", "ec2-user",
+    "fedora", "github", "gitlab", "gpu", "guest", "home", "host", "image", "infra", "ip",
+    "jenkins", "jovyan", "jupyter", "kaggle", "language", "local", "localdomain", "localhost",
+    "mac", "main", "master", "model", "models", "nobody", "node", "none", "numpy", "onednn",
+    "path", "processor", "profile", "public", "qwen", "qwenprof", "report", "research", "rocky",
+    "root", "runner", "safetensors", "scratch", "secret", "serial", "server", "service", "shared",
+    "slurm", "staff", "student", "system", "team", "tensor", "test", "text", "tmp", "tokenizers",
+    "torchvision", "trace", "train", "transfer", "triton", "ubuntu", "user", "username", "users",
+    "uuid", "vagrant", "video", "vision", "vscode", "work", "worker",
+))
+# Names of people that a report may hold as words, of devices and of English.
+ORDINARY_WORDS = frozenset((
+    "ampere", "bench", "bill", "blackwell", "case", "chance", "dean", "flash", "float", "frank",
+    "gene", "geforce", "grace", "grant", "graph", "hope", "hopper", "intel", "jack", "kepler",
+    "kernel", "lovelace", "mamba", "mark", "miles", "nvidia", "page", "pascal", "perf", "price",
+    "python", "pytorch", "quadro", "radeon", "rich", "rubin", "stage", "tesla", "torch", "turing",
+    "volta", "will", "xeon",
 ))
 # fmt: on
 _HARMLESS = _COMMON_NAMES | {"", "null", "true", "false", "yes", "no", "unknown", "not measured"}
@@ -115,31 +119,32 @@ _NO_HOST = re.compile(
     r".*\.(?:py|so|json|md|txt|log|toml|ya?ml|sh|cpp|cu|h|png|html)|"
     r"(?:[\w-]+\.)?(?:github|gitlab|huggingface|pytorch|pypi)\.(?:com|org|co)"
 )
-_TOKEN_KEY = re.compile(r"(?i)token(?:[_-]id)?$")
-_TOKEN_COUNT = re.compile(r"[\d.,]{1,15}(?:[mun]?s|%|x|k)?|<[^<>]{1,40}>|[(\[{]*|\[[A-Z]{2,8}\d*\]")
+_MODULE = re.compile(
+    r"(?:torch|torchvision|transformers|triton|numpy|scipy|qwenprof|concurrent|importlib|self|model"
+    r"|visual|blocks|layers?|nn|aten|c10|at)\."
+)
+_PUBLIC_SITE = re.compile(
+    r"(?i)(?:[\w-]+\.){0,2}(?:(?:github|githubusercontent|gitlab|stackoverflow|qwenlm)\.com|"
+    r"(?:pytorch|python|pypi|pythonhosted|arxiv|kernel|debian|apache|anaconda|gnu|llvm|numpy|"
+    r"opencv|openreview|wikipedia|w3)\.org|huggingface\.co|hf\.co|modelscope\.cn|wandb\.ai|"
+    r"(?:readthedocs|github|docker|conda|quay|ghcr|nvcr)\.io)|"
+    r"(?:(?:www|docs?|developer|developers|download|forums|blog|catalog\.ngc|ngc|learn|archive|api|"
+    r"storage)\.)?(?:nvidia|amd|intel|microsoft|google|googleapis|ubuntu|docker|anaconda|amazonaws)"
+    r"\.com"
+)
 
 KEYS = (
-    ("secret", re.compile(_SECRET)),
+    ("secret", re.compile(SECRET_NAME)),
     ("host", re.compile(r"(?i)\w*(?:host_?name|node_?name|node_?list|master_addr)|host|fqdn")),
     ("user", re.compile(r"(?i)user|\w*user_?name|log_?name|e?mail")),
     ("serial", re.compile(r"(?i)\w*(?:serial(?:_?(?:number|no))?|asset_?tag|board_?id)")),
-    ("uuid", re.compile(r"(?i)(?:\w*_)?(?:uuid|guid|machine_?id)")),
-    ("mac", re.compile(r"(?i)(?:\w*_)?mac(?:_?addr(?:ess)?)?")),
+    ("uuid", re.compile(r"(?i)(?:\w*_)?(?:uuid|guid|(?:machine|boot)[ _-]?id)")),
+    ("mac", re.compile(r"(?i)(?:\w*_)?(?:mac(?:_?addr(?:ess)?)?|hwaddr|ether|lladdr)")),
     ("ip", re.compile(r"(?i)(?:\w*_)?ip(?:_?addr(?:ess)?)?")),
 )
 
 
 # What stands in the place of a match, where that depends on it.
-
-
-def _assigned(match: Match) -> str:
-    """A secret's name with its value gone; the quotes around it stay."""
-    value = match["value"]
-    bare = value.lstrip("\\\"'`")
-    quote = value[: len(value) - len(bare)][:4] if value[:4].strip("\\")[:1] in "\"'`" else ""
-    if _is_harmless("secret", match["name"], bare.rstrip("\\\"'`,;)]}")):
-        return match[0]
-    return f"{match['name']}{match['is']}{quote}<secret>{quote}"
 
 
 def short_path(path: str) -> str:
@@ -174,45 +179,13 @@ def _windows_path(match: Match) -> str:
     return match[0] if len(parts) < least else short_path(match[0])
 
 
-def _ipv4(match: Match) -> str:
-    """An address, unless what stands before it says that it is a version."""
-    is_address = all(int(part) < 256 for part in match[0].split("."))
-    before = match.string[max(0, match.start() - 96) : match.start()]
-    if not is_address or match[0] in _NOBODYS_ADDRESS or _names_software(before):
-        return match[0]
-    return "<ip>"
-
-
-def _names_software(before: str) -> bool:
-    """Whether text ends in the name of software, or in that and versions of it: "cuDNN 9.8, "."""
-    for _ in range(8):
-        bare = before.rstrip(" \t:=<>~!(,\"'[/|-")
-        gap, word = before[len(bare) :], (bare.split() or [""])[-1].lstrip("(\"'[")
-        if gap in ("==", ">=", "<=", "~=", "!=") or _SOFTWARE.fullmatch(word):
-            return bool(word)
-        is_listed = VERSION.fullmatch(word) and gap.strip() in ("", ",", "/")
-        if word.lower() not in _BEFORE_A_VERSION and not is_listed:
-            return False
-        before = bare[: len(bare) - len(word)]
-    return False
-
-
-def _ipv6(match: Match) -> str:
-    """An address, and not the names in `c10::add` or the slice `1::2`."""
-    bare = match[0].partition("%")[0]
-    address = bare if bare.endswith("::") else bare.rstrip(":")
-    with suppress(ValueError):
-        groups = ipaddress.IPv6Address(address if len(address) < 46 else "").exploded
-        if address.strip(":").count(":") > 2 or (groups and _ROUTED.match(address)):
-            return "<ip>" + bare[len(address) :]
-    return match[0]
-
-
 def _user_at_host(match: Match) -> str:
     """`alice@gpu-17`, but not `git@github.com`, `pkg@1.2` or `query@key`."""
     user, host = match["user"], match["host"].rstrip(".-")
     is_field = {user.lower(), host.lower().partition(".")[0]} <= words_of_the_field()
-    if is_field or min(len(user), len(host)) < 2 or _NO_HOST.fullmatch(host):
+    is_mail = user != "git" and _PUBLIC_SITE.fullmatch(host)
+    is_none = is_field or (_NO_HOST.fullmatch(host) and not is_mail)
+    if is_none or min(len(user), len(host)) < 2:
         return match[0]
     mark = host if host in ("<ip>", "<host>") else "<host>"
     return f"<user>@{mark}{match['host'][len(host) :]}"
@@ -228,67 +201,57 @@ def _host(match: Match) -> str:
     return f"{match[0][:start]}<host>{match[0][start + len(host) :]}"
 
 
+def _site(match: Match) -> str:
+    """A host of another domain, but no site that is open to all and no module as torch.utils.io."""
+    host = match["host"]
+    is_known = _MODULE.match(host) or _PUBLIC_SITE.fullmatch(host)
+    return match[0] if is_known else _host(match)
+
+
 def _user(match: Match) -> str:
     return match[0] if match["user"].lower() in _HARMLESS else f"{match['before']}<user>"
 
 
 # fmt: off
-TABLE = tuple(Rule(kind, re.compile(pattern), replacement) for kind, pattern, replacement in (
-    ("secret", r"-----BEGIN [A-Z0-9 ]{0,40}PRIVATE KEY(?s:.*?)"
-               r"(?:-----END [A-Z0-9 ]{0,40}-----|\Z)", "<secret>"),
-    ("secret", r"(?<![A-Za-z0-9])hf_(?:(?=[A-Za-z]{0,40}\d)[A-Za-z0-9]{10,}|[A-Za-z0-9]{16,})",
-     "<secret>"),
-    ("secret", r"(?<![A-Za-z0-9])(?:gh[a-z]_[A-Za-z0-9]{16,}|github_pat_\w{16,})", "<secret>"),
-    ("secret", r"(?<![A-Za-z0-9])(?:sk-[\w-]{16,}|[rs]k_(?:live|test)_\w{10,})", "<secret>"),
-    ("secret", r"(?<![A-Za-z0-9])(?:AKIA|ASIA)[0-9A-Z]{12,}", "<secret>"),
-    ("secret", r"(?<![A-Za-z0-9])(?:AIza[\w-]{20,}|ya29\.[\w-]{16,}|GOCSPX-[\w-]{10,})",
-     "<secret>"),
-    ("secret", r"(?<![A-Za-z0-9])(?:xox[a-z]|xapp)-[\w-]{8,}", "<secret>"),
-    ("secret", r"(?<![A-Za-z0-9])(?:glpat-[\w-]{16,}|npm_[A-Za-z0-9]{20,}|pypi-\w{16,}[\w-]*)",
-     "<secret>"),
-    ("secret", r"(?<![A-Za-z0-9])eyJ[\w-]{10,}(?:\.[\w-]+)*", "<secret>"),
-    ("secret", r"ssh-(?:rsa|dss|ed25519)\s{1,4}AAAA[\w+/=]+", "<secret>"),
-    ("secret", r"(?<=hooks\.slack\.com/services/)[\w/]+", "<secret>"),
-    ("secret", rf"((?i:authorization){_IS}{_Q}(?:{_SCHEME}\s{{1,4}})?)"
-               rf"(?!<secret>|{_SCHEME}\b)[^\s\"'`\\]+", r"\1<secret>"),
-    ("secret", r"(?i)\b(bearer\s{1,4}[\"']?)[\w.~+/=-]{6,}", r"\1<secret>"),
-    ("secret", r"(?<=://)(?!git@)[^\s/\"'`]+@", "<secret>@"),
-    ("secret", r"(?<![^\s\"'])(-u|--user)([ =])(?!<secret>)[^\s:]+:\S+", r"\1\2<secret>"),
-    ("secret", rf"(?i)(?<=[?&;])([\w-]{{0,40}}{_IN_QUERY}[\w-]{{0,20}}=)"
-               r"(?!<secret>)[^&#\s\"'`<>]+", r"\1<secret>"),
-    ("secret", rf"(?<![\w.-])(?P<name>{_SECRET})(?P<is>{_IS}){_VALUE}", _assigned),
-    ("secret", rf"(?<![\w.-])(?P<name>-{_SECRET})(?P<is>\s{{1,4}})(?!-){_VALUE}", _assigned),
-    ("secret", r"(?<![\w.-])(key[\"']?\s{0,2}[=:]\s{0,2}[\"']?)(?=[A-Za-z_-]{0,64}\d)[\w-]{20,}"
-               r"(?![\w./])", r"\1<secret>"),
+TABLE = SECRETS + table((
     ("uuid", r"(?:\b(?:GPU|MIG)-(?:GPU-)?)?(?<![0-9A-Fa-f])[0-9A-Fa-f]{8}"
              rf"(?:-{_HEX4}){{3}}-[0-9A-Fa-f]{{12}}(?![0-9A-Fa-f])(?:/\d+/\d+)?", "<uuid>"),
     ("uuid", r"\b(?:GPU|MIG)-[0-9A-Fa-f]{8}(?![0-9A-Za-z])[0-9A-Fa-f-]*", "<uuid>"),
-    ("uuid", rf"(?i)\b((?:uuid|guid|machine[ _-]?id){_IS}{_Q})(?:0x)?[0-9a-f][0-9a-f:-]{{7,}}",
-     r"\1<uuid>"),
+    ("uuid", rf"(?i)\b((?:uuid|guid|(?:machine|boot)[ _-]?id){IS_OR_BLANK}{QUOTE})"
+             r"(?:0x)?[0-9a-f][0-9a-f:-]{7,}(?!\w)", r"\1<uuid>"),
     ("mac", r"(?<![0-9A-Fa-f:-])[0-9A-Fa-f]{2}(?:(?::[0-9A-Fa-f]{2}){5,19}|(?:-[0-9A-Fa-f]{2}){5})"
             r"(?![0-9A-Fa-f:-])", "<mac>"),
     ("mac", rf"(?<![\w.])(?=[\d.]{{0,14}}[A-Fa-f]){_HEX4}\.{_HEX4}\.{_HEX4}(?![\w.])", "<mac>"),
-    ("ip", r"(?<![\w:.-])(?=[0-9A-Fa-f]{0,4}:[0-9A-Fa-f:]*:)[0-9A-Fa-f:]+(?:\.\d{1,3}){0,3}"
-           r"(?![\w:])(?:%\w+)?", _ipv6),
-    ("ip", r"(?<![\w.])\d{1,3}(?:\.\d{1,3}){3}(?![\w+]|\.\d|[-_~][A-Za-z])", _ipv4),
+    ("mac", rf"(?i)\b((?:mac(?:[ _-]?addr(?:ess)?)?|hwaddr|ether|lladdr){IS_OR_BLANK}{QUOTE})"
+            r"(?=\d{0,11}[a-f])[0-9a-f]{12}(?!\w)", r"\1<mac>"),
+    ("ip", IPV6, ipv6),
+    ("ip", IPV4, ipv4),
     ("serial", r"(?i)(?<![a-z0-9])((?:serial(?:[ _-]?(?:number|num|no\.?))?|s/n|asset[ _-]?tag|"
-               rf"board[ _-]?id){_IS}{_Q}){_SERIAL}", r"\1<serial>"),
+               rf"board[ _-]?id){IS}{QUOTE}){_SERIAL}", r"\1<serial>"),
     ("serial", rf"(?i)(?<![a-z0-9])((?:serial (?:number|no\.?)|s/n)\s{{1,4}}){_SERIAL}",
+     r"\1<serial>"),
+    ("serial", r"\b([Ss]erial\s{1,4})(?=[A-Z-]{0,16}\d)[A-Z0-9][A-Z0-9-]{6,}(?!\w|\.\d)",
      r"\1<serial>"),
     ("user", r"(?<![\w.+/@-])(?P<user>[A-Za-z_][\w.+-]*)@"
              r"(?P<host><ip>|<host>|[A-Za-z0-9][\w.-]*)(?![\w@/(])", _user_at_host),
     ("user", r"(?<![\w.-])(?P<before>(?:--)?(?:USER|LOGNAME|USERNAME|username|logname|logged in as|"
              r"user(?==|[\"']:\s?[\"']))"
-             rf"{_IS}{_Q})(?P<user>[A-Za-z_][\w.-]*)", _user),
+             rf"{IS}{QUOTE})(?P<user>[A-Za-z_][\w.-]*)", _user),
     ("host", r"(?<![\w.-])(?:ssh|scp|sftp|mosh)(?:\s{1,4}-\w+(?:\s{1,4}\d+)?){0,8}\s{1,4}"
              rf"{_NO_SSH_HOST}(?P<host>[A-Za-z][\w.-]*)", _host),
     ("host", r"(?i)(?<![\w-])[\w-]*?(?:host_?name|node_?name|computer_?name|node_?list|master_addr)"
-             rf"{_IS}{_Q}(?P<host>[a-z0-9][\w.\[\],-]*)", _host),
-    ("host", rf"(?<![\w-])(?:--host[ =]|(?:host|HOST){_Q}=){_Q}(?P<host>[A-Za-z][\w.-]*)", _host),
+             rf"{IS}{QUOTE}(?P<host>[a-z0-9][\w.\[\],-]*)", _host),
+    ("host", rf"(?<![\w-])(?:--host[ =]|(?:host|HOST){QUOTE}=){QUOTE}(?P<host>[A-Za-z][\w.-]*)",
+     _host),
     ("host", r"(?<=[\"'])(?:host|HOST)[\"']:\s?[\"'](?P<host>[A-Za-z][\w.-]*)", _host),
-    ("host", rf"(?<![\w-])(?:host|HOST){_Q}:\s?{_Q}(?P<host>[A-Za-z]+[0-9.-][\w.-]*)", _host),
+    ("host", rf"(?<![\w-])(?:host|HOST){QUOTE}:\s?{QUOTE}(?P<host>[A-Za-z]+[0-9.-][\w.-]*)", _host),
     ("host", r"(?i)\b(?:host|hostname|node|server|machine|worker)\s{1,2}[\"'`]?"
              rf"(?P<host>{_FQDN}|{_NUMBERED})(?![\w-]|\.\w)", _host),
+    ("host", rf"\b{_CONNECTING}(?P<host>{_SITE})", _site),
+    ("host", rf"(?<![\w.@-])(?P<host>{_SITE})(?=\]?:\d{{2,5}}(?![\w.])|<\d{{2,5}}>)",
+     _site),
+    ("host", rf"(?<![\w./@-])(?P<host>{_SURE_SITE})", _site),
+    ("host", r"(?<=addresses of \()(?P<host>[A-Za-z][\w.-]*)(?=, \d)", _host),
     ("host", r"(?i)(?<=://|t>@)(?P<host>[a-z0-9-]+)(?=[:/?#\s\"'`]|$)", _host),
     ("host", r"(?i)(?<![\w.-])(?P<host>[a-z0-9][a-z0-9-]*(?:\.[a-z0-9-]+)*\."
              rf"{_INTERNAL})", _host),
@@ -318,6 +281,5 @@ def kind_of(key: str, value: str) -> str | None:
 def _is_harmless(kind: str, key: str, value: str) -> bool:
     """Whether a value tells nothing: a yes or no, a count of tokens, a name of everybody's."""
     if kind == "secret":
-        is_token = _TOKEN_KEY.search(key) and _TOKEN_COUNT.fullmatch(value)
-        return bool(is_token) or value.lower() in ("", "none", "null", "true", "false")
+        return is_no_secret(key, value)
     return value.lower() in _HARMLESS | words_of_the_field()

@@ -23,18 +23,16 @@ import msgspec
 from qwenprof.formatting import count as counted
 from qwenprof.formatting import listed, without_homes
 from qwenprof.record.record import Cell, Facts, Record, Series, StageResult, Tool
+from qwenprof.report.addresses import is_version
 from qwenprof.report.private import (
     KEYS,
+    ORDINARY_WORDS,
     TABLE,
-    VERSION,
-    VERSION_KEY,
-    Match,
-    Replacement,
-    Rule,
     kind_of,
     short_path,
     words_of_the_field,
 )
+from qwenprof.report.rule import Match, Replacement, Rule
 
 NOUNS = {
     "path": ("local path", "local paths"),
@@ -143,12 +141,24 @@ def _home(match: Match) -> str:
 
 
 def _own_user(match: Match) -> str:
-    """This user's name, where it stands in a path, after ~ or before an @."""
+    """This user's name: one that is no other word wherever it stands, else where it is a name."""
+    return "<user>" if _is_distinct(match[0]) or _stands_as_a_name(match) else match[0]
+
+
+def _is_distinct(name: str) -> bool:
+    """Whether it is no word of a report: it has four letters, or six signs with a digit."""
+    if name.lower() in ORDINARY_WORDS:
+        return False
+    return len(re.findall("[A-Za-z]", name)) > 3 or bool(re.match(r"(?=.{6}).*\d", name))
+
+
+def _stands_as_a_name(match: Match) -> bool:
+    """Whether it stands in a path, after ~ or before an @."""
     start, end = match.span()
     before = re.split(r"[\s\"'`]", match.string[max(0, start - 256) : start])[-1]
     after = re.split(r"[\s\"'`]", match.string[end : end + 256])[0]
     in_path = any(sign in before + after for sign in "/\\")
-    return "<user>" if in_path or before.endswith("~") or after.startswith("@") else match[0]
+    return in_path or before.endswith("~") or after.startswith("@")
 
 
 # The walk through a text and through a record.
@@ -250,8 +260,8 @@ def _keyed(walk: _Walk, items: Mapping[str, _T], clean: Callable[[str, _T], _T])
 
 
 def _facts(walk: _Walk, facts: Facts, section: str = "") -> Facts:
-    has_versions = section == "packages"
-    return _keyed(walk, facts, lambda key, cell: _cell(walk, key, cell, has_versions))
+    of_packages = section == "packages"
+    return _keyed(walk, facts, lambda key, cell: _cell(walk, key, cell, of_packages))
 
 
 def _workload(walk: _Walk, facts: Facts) -> Facts:
@@ -263,7 +273,7 @@ def _workload(walk: _Walk, facts: Facts) -> Facts:
     return _facts(walk, local)
 
 
-def _cell(walk: _Walk, key: str, cell: Cell, is_version: bool) -> Cell:
+def _cell(walk: _Walk, key: str, cell: Cell, of_package: bool) -> Cell:
     if cell is None or isinstance(cell, bool | float):
         return cell
     kind = kind_of(key, str(cell))
@@ -271,9 +281,7 @@ def _cell(walk: _Walk, key: str, cell: Cell, is_version: bool) -> Cell:
         return walk.changed(kind, cell, f"<{kind}>")
     if not isinstance(cell, str):
         return cell
-    if (is_version or VERSION_KEY.search(key)) and VERSION.fullmatch(cell):
-        return cell
-    return walk.text(cell)
+    return cell if is_version(cell, key, of_package=of_package) else walk.text(cell)
 
 
 def _command(walk: _Walk, words: Iterable[str]) -> list[str]:
@@ -303,6 +311,6 @@ def _argument(walk: _Walk, option: str, word: str) -> str:
 
 def _local_model(walk: _Walk, source: str) -> str:
     """`<path>/name` for a checkpoint in a folder; a hub id (owner/name) and a link stay."""
-    is_link = re.match(r"[a-z]+://(?!/)", source)
+    is_link = re.search(r"[a-z]://(?!/)", source)
     is_local = re.match(r"[/~.\\]|[A-Za-z]:[\\/]|(?:[^/]*/){2}", source) and not is_link
     return walk.changed("path", source, short_path(source)) if is_local else source

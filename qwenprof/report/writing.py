@@ -14,7 +14,7 @@ from qwenprof.report import markdown
 from qwenprof.report.reading import footer
 from qwenprof.report.redact import redacted, redacted_and_counted, removed
 from qwenprof.report.section import Block, Figure, Section, sections
-from qwenprof.report.telling import Telling, telling
+from qwenprof.report.telling import AS_ASKED, Telling, telling
 
 Pieces = list[tuple[Section, list[Block]]]
 MARKDOWN, HTML, TICKET = "md", "html", "ticket"
@@ -114,7 +114,7 @@ def _check(formats: Sequence[str], target: str) -> None:
 
 def _told(record: Record, against: Record | None, samples: int, *, redact: bool) -> Telling:
     """The record and the one beside it; it stands beside nothing where both are the same."""
-    alone, taken_out = against is record, "nothing, as was asked for"
+    alone, taken_out = against is record, AS_ASKED
     if redact:
         record, counts = redacted_and_counted(record)
         against, taken_out = against and redacted(against), removed(counts)

@@ -169,7 +169,7 @@ RunToRunOption = Annotated[
     str | None,
     _option(
         "How far runs of the same thing lie apart on this machine. "
-        "[dim](default: 50% on a host's cores, 0 on an accelerator)[/]"
+        "[dim](default: 100% on a host's cores, 0 on an accelerator)[/]"
     ),
 ]
 AcrossOption = Annotated[

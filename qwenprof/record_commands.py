@@ -60,17 +60,17 @@ def report_command(
     folder = out or (REPORTS / WRITEUP if is_writeup(record) else beside)
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        paths = write_report(
-            loaded,
-            folder,
-            tuple(each.strip() for each in formats.split(",")),
-            against=other or None,
-            samples=samples,
-            target=target,
-            redact=redact,
-        )
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError) as error:  # a name with a null byte is a ValueError
         raise UsageError(f"--out {folder}: {why(error)}; give a folder you can write") from error
+    paths = write_report(
+        loaded,
+        folder,
+        tuple(each.strip() for each in formats.split(",")),
+        against=other or None,
+        samples=samples,
+        target=target,
+        redact=redact,
+    )
     for path in paths:
         if not quiet or path.suffix in PAGES:
             print(path)

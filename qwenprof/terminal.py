@@ -193,12 +193,12 @@ def print_findings(console: Console, findings: Sequence[Finding], told_before: s
 
 
 def print_comparison(comparison: Comparison) -> None:
-    """What changed the most on top, then the summary, what was lost, what to know."""
+    """What changed the most on top, why not all is judged, the summary, what was lost, notes."""
     from rich.console import Console
     from rich.markup import escape
     from rich.table import Table
 
-    from qwenprof.report.comparison import table_rows
+    from qwenprof.report.comparison import table_notes, table_rows
 
     console = Console(highlight=False, width=None if sys.stdout.isatty() else 80)
     table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False)
@@ -208,9 +208,12 @@ def print_comparison(comparison: Comparison) -> None:
     table.add_column("judgement", no_wrap=True)
     for row in table_rows(comparison):
         judgement = JUDGED.get(row.judgement, row.judgement)
+        if row.reason:
+            judgement = f"{judgement} {row.reason}"
         table.add_row(escape(row.name), escape(row.base), escape(row.new), row.ratio, judgement)
     console.print(table)
-    told = [(comparison.summary, "bold")]
+    told = [(f"INCONCLUSIVE {each}", "dim") for each in table_notes(comparison)]
+    told.append((comparison.summary, "bold"))
     told += [(f"lost: {each}", "yellow") for each in comparison.lost]
     told += [(each, "dim") for each in comparison.notes]
     for text, style in told:

@@ -1,9 +1,10 @@
 """Whether one case changed between two runs: the ratio of its medians, held against noise.
 
-Two runs give one sample of what differs from process to process, and nothing within a run tells
-that: where arrays lie, which core a thread got, what a neighbour on the machine did. What is known
-of it enters as noise, beside the spread of the samples themselves. The judgement is the same,
-mirrored, when the runs change places.
+Two bars. SAME is said where the ratio stays within the least change that counts or the samples'
+spread. FASTER and SLOWER are said where it clears, beyond these, what runs of the same thing may
+differ by: two runs give one sample of what differs from process to process, and nothing within a
+run tells that: where arrays lie, which core a thread got, what a neighbour on the machine did. In
+between is INCONCLUSIVE. The judgement is the same, mirrored, when the runs change places.
 """
 
 from __future__ import annotations
@@ -20,18 +21,24 @@ from qwenprof.harness.statistics import Ratio
 
 Judgement = Literal["FASTER", "SLOWER", "SAME", "DIFFERENT", "INCONCLUSIVE", "NOT COMPARED"]
 
-# Pairs of runs of the same thing on two shared cores, cases of n >= 20. Of 222, some of them beside
-# other work, 5 % lay further apart than the first; of some 250 undisturbed ones 1.5 % lay further
-# apart than the second and their own spread.
-HOST_ALIKE, HOST_RUN_TO_RUN = 0.3, 0.5
-DISTURBED = 1.0
+# 43 pairs of runs of the same thing on two shared cores, minutes or hours apart: of 1,543 cases in
+# stages that nothing disturbed 64 % lay further apart than 3 %, 3 % than 1.5 x and 1 % than 2 x; of
+# 371 in disturbed stages 46 % lay further apart than 3 x, and two than 100 x.
+HOST_RUN_TO_RUN = 1.0
 STEADY = 0.25  # samples that spread more in both runs together say nothing by being alike
 FEW_APART = 1.0  # two to five samples: runs of the same thing are rarely that far apart
 ONE_APART = 9.0  # a single one, which may hold whatever only a first call does
 MOST_SAMPLES = 4000  # for the bootstrap; of more every k-th is taken
+REFUSED = "the runs differ in more than what is compared"
+FIRST = "a first call happens once, and is never judged"
 NO_SAMPLES = "published: a median without raw samples"
 NO_RATIO = "samples of which a ratio means nothing: not all of them are greater than nought"
-WITHIN_RUN_TO_RUN = "the samples differ, but no more than runs of the same thing may"
+DISTURBED = "its stage was disturbed in one of the runs, and is not judged"
+FEW = "too few samples for an interval"
+FEW_APART_ALL = "too few samples for an interval, yet all of them are that far apart"
+NOISY = "its samples spread too far to be called the same"
+UNSURE = "its interval holds both a change that counts and none"
+WITHIN_NOISE = "it changed, but no more than noise does"
 PROCESSOR: Key = ("breakdown", "processor")
 
 
@@ -53,8 +60,8 @@ class Change:
     """One case in both runs.
 
     ratio: new median over base median, with its 95 % interval.
-    noise: relative; what the change was held against. noise_from: what made it so large.
-    why: what a reader must know of the judgement; "" where the numbers say it all.
+    noise: relative; what a change must exceed. noise_from: what made it so large.
+    why: one of few reasons, without its numbers, which the rest has; "" where they say it all.
     """
 
     stage: str
@@ -89,6 +96,7 @@ class Circumstances:
 
     run_to_run: how far runs of the same thing lie apart, where the user knows; None where not.
     on_host: the model ran on the host's cores in one of the runs.
+    machine: by how much the host itself changed, relative, as far as it is known.
     disturbed: stage -> what disturbed it in one of the runs.
     refused: the runs may not be held together, so that nothing is judged.
     """
@@ -96,6 +104,7 @@ class Circumstances:
     min_change: float
     run_to_run: float | None = None
     on_host: bool = False
+    machine: float = 0.0
     disturbed: Mapping[str, str]
     refused: bool = False
 
@@ -108,9 +117,7 @@ def changed(key: Key, base: Case, new: Case, around: Circumstances) -> Change:
     held = _held(base, new)
     ratio = _ratio(base, new, held)
     noise = _noise(key, base, new, around)
-    judgement, why = _judged(base, new, held, noise, around)
-    if judgement != "NOT COMPARED" and key[1].endswith(FIRST_CALL):
-        judgement, why = "INCONCLUSIVE", "a first call happens once, and is never judged"
+    judgement, why = _judged(key, base, new, held, noise, around)
     return Change(
         stage=key[0],
         series=key[1],
@@ -228,33 +235,26 @@ def _thinned(values: Sequence[float]) -> Sequence[float]:
 
 @dataclass(frozen=True, kw_only=True)
 class _Noise:
-    """What a change must exceed to count, and what made it so large.
-
-    own: of the samples themselves. disturbed: something else used the machine meanwhile.
-    alike: what runs of the same thing rarely exceed; beyond it nothing is called the same.
-    """
+    """What a change must exceed to count, and what made it so large; own: the samples' spread."""
 
     value: float
     source: str
     own: float
-    disturbed: bool
-    alike: float
 
 
 def _noise(key: Key, base: Case, new: Case, around: Circumstances) -> _Noise:
     own = math.hypot(*(spread(each.values) if _usable(each) else 0.0 for each in (base, new)))
     candidates = [(around.min_change, "the least change that counts"), (own, "the samples' spread")]
-    alike = math.inf
     if around.run_to_run is not None:
         candidates.append((around.run_to_run, "runs of the same thing, as given"))
     elif base.unit == "s" and (around.on_host or _host_timed(key)):
         candidates.append((HOST_RUN_TO_RUN, "runs of the same thing on a host's cores"))
-        alike = max(HOST_ALIKE, around.min_change)
-    disturbed = key[0] in around.disturbed
-    if disturbed:
-        candidates.append((DISTURBED, f"disturbed: {around.disturbed[key[0]]}"))
+        candidates.append((around.machine, "the machine itself changed"))
+    n = min(len(base.values), len(new.values))
+    if 1 <= n < statistics.MIN_SAMPLES_FOR_CI:
+        candidates.append((ONE_APART if n == 1 else FEW_APART, plural(n, "sample")))
     value, source = max(candidates, key=lambda candidate: candidate[0])
-    return _Noise(value=value, source=source, own=own, disturbed=disturbed, alike=alike)
+    return _Noise(value=value, source=source, own=own)
 
 
 def _host_timed(key: Key) -> bool:
@@ -263,42 +263,41 @@ def _host_timed(key: Key) -> bool:
 
 
 def _judged(
-    base: Case, new: Case, held: _Held | None, noise: _Noise, around: Circumstances
+    key: Key, base: Case, new: Case, held: _Held | None, noise: _Noise, around: Circumstances
 ) -> tuple[Judgement, str]:
     if around.refused:
-        return "NOT COMPARED", "the runs differ in more than what is compared"
+        return "NOT COMPARED", REFUSED
     if held is None:
-        published = not (base.values and new.values)
-        return "INCONCLUSIVE", NO_SAMPLES if published else NO_RATIO
+        return "INCONCLUSIVE", NO_RATIO if base.values and new.values else NO_SAMPLES
+    if key[1].endswith(FIRST_CALL):
+        return "INCONCLUSIVE", FIRST
+    if key[0] in around.disturbed:
+        return "INCONCLUSIVE", DISTURBED
     if held.ratio.ci is None:
-        apart, why = _few_apart(held, noise.value)
+        apart, why = _few_apart(held, noise)
     else:
         apart, why = _steady_apart(held, noise, around.min_change)
     return _named(apart, base.unit, faster=held.faster), why
 
 
 def _steady_apart(held: _Held, noise: _Noise, least: float) -> tuple[statistics.Judgement, str]:
-    """SLOWER where the larger median is beyond noise."""
-    found = statistics.judge(held.ratio, noise.value)
-    if found != "SAME":
-        return found, ""
-    if noise.disturbed or noise.own > STEADY:
-        return "INCONCLUSIVE", f"too noisy to be called the same: {100 * noise.value:.3g} %"
-    if statistics.judge(held.ratio, max(least, noise.own)) != "SLOWER":
-        return found, ""
-    return found if held.ratio.value <= 1 + noise.alike else "INCONCLUSIVE", WITHIN_RUN_TO_RUN
+    """SLOWER where the larger median is beyond noise; never SAME where it is beyond `least`."""
+    if statistics.judge(held.ratio, noise.value) == "SLOWER":
+        return "SLOWER", ""
+    if statistics.judge(held.ratio, least) == "SLOWER":
+        return "INCONCLUSIVE", WITHIN_NOISE
+    if noise.own > STEADY:
+        return "INCONCLUSIVE", NOISY
+    alike = statistics.judge(held.ratio, max(least, noise.own)) == "SAME"
+    return ("SAME", "") if alike else ("INCONCLUSIVE", UNSURE)
 
 
-def _few_apart(held: _Held, noise: float) -> tuple[statistics.Judgement, str]:
+def _few_apart(held: _Held, noise: _Noise) -> tuple[statistics.Judgement, str]:
     """Too few samples for an interval tell only what none of them contradicts, by far."""
-    n = min(len(held.slow), len(held.fast))
-    limit = max(noise, ONE_APART if n == 1 else FEW_APART)
     ends = min(held.slow) / max(held.fast), max(held.slow) / min(held.fast)
-    found = statistics.judge(Ratio(value=held.ratio.value, ci=ends), limit)
-    few = f"{plural(n, 'sample')}, too few for an interval"
-    if found != "SLOWER":
-        return "INCONCLUSIVE", few
-    return found, f"{few}, yet all of them more than {1 + limit:.3g} x apart"
+    if statistics.judge(Ratio(value=held.ratio.value, ci=ends), noise.value) == "SLOWER":
+        return "SLOWER", FEW_APART_ALL
+    return "INCONCLUSIVE", FEW
 
 
 def _named(apart: statistics.Judgement, unit: str, *, faster: bool) -> Judgement:

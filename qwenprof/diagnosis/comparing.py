@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import get_args
 
 from qwenprof.diagnosis.change import (
+    DISTURBED,
+    FIRST,
     HOST_RUN_TO_RUN,
+    STEADY,
     Change,
     Circumstances,
     Judgement,
     changed,
     not_compared,
 )
-from qwenprof.diagnosis.disturbance import disturbances, on_cpu
+from qwenprof.diagnosis.disturbance import GEMM_STAGE, disturbances, on_cpu
 from qwenprof.diagnosis.run_differences import (
     Difference,
     checked_names,
@@ -33,6 +37,8 @@ MIN_CHANGE = 0.03
 JUDGEMENTS: tuple[Judgement, ...] = get_args(Judgement)
 CHANGED: tuple[Judgement, ...] = ("FASTER", "SLOWER", "DIFFERENT")
 JUDGED: tuple[Judgement, ...] = (*CHANGED, "SAME")
+# differences that change how fast a matrix product or a copy runs, which then is no news
+MACHINERY = frozenset({"device", "host", "threads", "driver", "torch", "cudnn", "settings"})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,14 +101,18 @@ def compare(
         min_change: relative change that counts at least, such as 0.03.
         across: names of the differences between the runs that are the point, such as "torch".
         run_to_run: how far runs of the same thing lie apart on this machine, relative. None takes
-            50 % for what the host's cores do, and nothing beyond `min_change` for an accelerator.
+            100 % for what the host's cores do, or what the machine itself changed by where that is
+            more, and nothing beyond `min_change` for an accelerator.
 
     Returns:
         FASTER and SLOWER are said of seconds alone, and only where the 95 % bootstrap interval of
-        the ratio of medians lies beyond the noise; SAME where it lies within. Of other units the
-        word is DIFFERENT: of bytes less is better, of anything else nothing is known. Nothing is
-        judged where the runs differ in device, workload, versions or settings that are not named
-        in `across`.
+        the ratio of medians lies beyond the noise; SAME where it lies within `min_change` or the
+        samples' spread, and never where it lies wholly beyond `min_change`. Runs of the same thing
+        come out SAME 19 times in 20 where they differ by less than `min_change`, as on a machine
+        of one's own; on shared cores most of them differ by more, and are INCONCLUSIVE. Of other
+        units the word is DIFFERENT: of bytes less is better, of anything else nothing is known.
+        Nothing is judged in a stage that was disturbed, or where the runs differ in device,
+        workload, versions or settings that are not named in `across`.
 
     Raises:
         UsageError: an unknown name in `across`, or a `min_change` that is no share.
@@ -119,7 +129,10 @@ def compare(
         disturbed=_disturbed(base, new),
         refused=bool(forbidding(found)),
     )
-    return _comparison(base, new, around, names, found)
+    machine = _machine(base, new, around, found)
+    if machine:
+        around = replace(around, machine=math.expm1(machine.size))
+    return _comparison(base, new, around, names, found, machine)
 
 
 def _comparison(
@@ -128,6 +141,7 @@ def _comparison(
     around: Circumstances,
     across: tuple[str, ...],
     found: tuple[Difference, ...],
+    machine: Change | None,
 ) -> Comparison:
     rows, forbidden = _rows(base, new, around), forbidding(found)
     counted = Counter(row.judgement for row in rows)
@@ -142,7 +156,7 @@ def _comparison(
         rows=rows,
         counts={each: counted[each] for each in JUDGEMENTS},
         lost=_lost(base, new, rows),
-        notes=_notes(base, new, around, across, found),
+        notes=(*_machine_note(machine), *_notes(base, new, around, across, found)),
         summary=_refusal(forbidden) if forbidden else _summary(rows),
     )
 
@@ -154,6 +168,16 @@ def by_size(rows: Iterable[Change]) -> list[Change]:
     )
 
 
+def is_known(row: Change) -> bool:
+    """Whether a case is known to have changed, or not to have changed beyond its noise."""
+    if row.judgement != "INCONCLUSIVE" or row.why in (DISTURBED, FIRST):
+        return row.judgement in JUDGED
+    if row.interval is None or row.noise is None:
+        return False
+    least, most = row.interval
+    return 1 / (1 + row.noise) <= least and most <= 1 + row.noise
+
+
 def _disturbed(base: Record, new: Record) -> dict[str, str]:
     """What disturbed the stages that both runs have, in either of them."""
     return {
@@ -162,6 +186,30 @@ def _disturbed(base: Record, new: Record) -> dict[str, str]:
         for stage in record.stages
         if stage in base.stages and stage in new.stages and (found := disturbances(record, stage))
     }
+
+
+def _machine(
+    base: Record, new: Record, around: Circumstances, found: Collection[Difference]
+) -> Change | None:
+    """What changed the most of what a host does without the model, and nothing else explains."""
+    told = {each.name for each in found}
+    if not around.on_host or around.refused or told & MACHINERY or GEMM_STAGE in around.disturbed:
+        return None
+    ours, theirs = cases(base), cases(new)
+    keys = [key for key in ours if key[0] == GEMM_STAGE and key in theirs]
+    rows = [changed(key, ours[key], theirs[key], around) for key in keys]
+    timed = [row for row in rows if row.interval and row.unit == "s"]
+    return max(timed, key=lambda row: row.size, default=None)
+
+
+def _machine_note(machine: Change | None) -> tuple[str, ...]:
+    if machine is None or math.expm1(machine.size) <= STEADY:
+        return ()
+    ratio = times_with_interval(machine.ratio, machine.interval)
+    return (
+        f"the machine itself changed: {clean(machine.name, 80)}, which runs nothing of the model, "
+        f"takes {ratio} what it did in BASE",
+    )
 
 
 def _rows(base: Record, new: Record, around: Circumstances) -> tuple[Change, ...]:
@@ -265,9 +313,9 @@ def _notes(
     if around.on_host and around.run_to_run is None and not around.refused:
         allowed = significant(100 * HOST_RUN_TO_RUN, 2)
         notes.append(
-            f"times of a host's cores are held against {allowed} %: runs of the same thing were "
-            "seen that far apart on a shared machine, which two runs cannot tell. --run-to-run 5% "
-            "sets what is known of this one"
+            f"times of a host's cores count as changed beyond {allowed} % alone: runs of the same "
+            "thing lie that far apart where a machine is shared, which two runs cannot tell. "
+            "--run-to-run 5% sets what is known of this one, --min-change 30% what is the SAME"
         )
     notes += [f"{clean(stage)} was disturbed: {why}" for stage, why in around.disturbed.items()]
     unused = [name for name in across if name not in {each.name for each in found}]
@@ -304,8 +352,8 @@ def _summary(rows: tuple[Change, ...]) -> str:
 def _headline(rows: Collection[Change]) -> str:
     most = next((row for row in by_size(rows) if row.judgement in CHANGED), None)
     if most is None:
-        judged = any(row.judgement in JUDGED for row in rows)
-        return f"Nothing {'changed beyond noise' if judged else 'could be judged'}"
+        known = any(is_known(row) for row in rows)
+        return f"Nothing {'changed beyond noise' if known else 'could be judged'}"
     ratio, what = times_with_interval(most.ratio, most.interval), clean(most.name, 80)
     verb = "takes" if most.unit == "s" else "is at"
     return f"{what} is {most.judgement}: it {verb} {ratio} what it did in BASE"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from qwenprof.diagnosis.comparing import CHANGED, JUDGED, Comparison
+from qwenprof.diagnosis.comparing import CHANGED, Comparison, is_known
 from qwenprof.errors import UsageError
 from qwenprof.formatting import listed
 
@@ -16,7 +16,8 @@ def failure(comparison: Comparison, on: Gate) -> str:
     """Why a gate does not let the new run pass; "" where it does.
 
     "slower": a time became SLOWER. "different": anything became FASTER, SLOWER or DIFFERENT, or
-    what went well in BASE did not in NEW. Neither passes what could not be judged at all.
+    what went well in BASE did not in NEW. Neither passes runs of which no case is known to have
+    stayed within its noise, as where every stage was disturbed.
 
     Raises:
         UsageError: there is no such gate.
@@ -31,6 +32,6 @@ def failure(comparison: Comparison, on: Gate) -> str:
         told.append(f"{len(comparison.lost)} lost")
     if told:
         return f"--fail-on {on}: {listed(told)}"
-    if not any(counts[each] for each in JUDGED):
+    if not any(is_known(row) for row in comparison.rows):
         return f"--fail-on {on}: nothing could be judged, so nothing is known to be as it was"
     return ""

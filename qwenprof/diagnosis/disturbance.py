@@ -13,7 +13,7 @@ from qwenprof.formatting import count, percent, seconds, significant
 from qwenprof.harness import statistics
 from qwenprof.record.record import Record, Row, Series
 
-BUSY_CORES = 0.25
+BUSY_CORES = 0.2
 THROTTLED = 0.05  # of the readings; a moment at a limit is not seen in a median
 UNSTEADY = 0.25  # of the median, of the spread or of the drift of the workload's own forward
 UNREPEATED = 1.25  # ratio of the forward with marks to the one without, either way
@@ -117,7 +117,7 @@ def _shared_gpu(rows: Iterable[Row]) -> list[str]:
 
 
 def _busy_cores(rows: Iterable[Row]) -> list[str]:
-    """Cores that others kept busy: more than a quarter of one, on average while a stage ran.
+    """Cores that others kept busy: more than a fifth of one, on average while a stage ran.
 
     The looks before and after count where there is no such average: what has a core while nobody
     else wants it, at idle priority for one, takes no time from the stage.

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 POLL_S = 0.1
 LOAD_S = 0.2  # of one look at the host's cores
 SHORTEST_S = 1.0  # a mean over less is made of the counters' ticks of 10 ms
-BUSY_CORES = 0.25
+BUSY_CORES = 0.2
 
 # nvml.h, nvmlClocksEventReasons*: the ones that slow a busy GPU down
 THROTTLE_REASONS = {

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from qwenprof.diagnosis.change import Change, Measured
+from qwenprof.diagnosis.change import Change, Judgement, Measured
 from qwenprof.diagnosis.comparing import CHANGED, Comparison, Run, by_size
 from qwenprof.errors import UsageError
 from qwenprof.formatting import (
@@ -40,32 +41,43 @@ HEADER = ("case", "BASE", "NEW", "NEW / BASE", "judgement")
 HOW = (
     "Medians with their 95 % confidence interval, which fewer than six samples do not have. A case "
     "is FASTER or SLOWER where the whole 95 % bootstrap interval of the ratio of medians lies "
-    "beyond its noise, SAME where it lies within, else INCONCLUSIVE; on a host's cores a change by "
-    "more than 30 % is never called the SAME. Noise is the largest of the "
+    "beyond its noise, SAME where it lies within the least change that counts or the samples' own "
+    "spread and not wholly beyond the former, else INCONCLUSIVE. Noise is the largest of the "
     "least change that counts, the spread of both runs' own samples (interquartile range, or the "
-    "distance between the medians of a run's thirds), what runs of the same thing differ by, and "
-    "100 % where a stage was disturbed; samples that spread by more than 25 %, and those of a "
-    "disturbed stage, are never called the SAME. Fewer than six samples are judged only where all "
-    "of them are more than 2 x apart, a single one where it is more than 10 x. Seconds alone "
-    "become FASTER or SLOWER; other units are DIFFERENT, and of bytes less is better. First calls "
-    "are never judged."
+    "distance between the medians of a run's thirds), and what runs of the same thing differ by: "
+    "100 % on a host's cores, where others share them, or what the host's own copies and matrix "
+    "products changed by. Samples that spread by more than 25 % are never called the SAME, and a "
+    "disturbed stage is never judged. Fewer than six samples are judged only where all of them are "
+    "more than 2 x apart, a single one where it is more than 10 x. Seconds alone become FASTER or "
+    "SLOWER; other units are DIFFERENT, and of bytes less is better. First calls are never judged."
 )
 
 
 @dataclass(frozen=True, kw_only=True)
 class TerminalRow:
-    """One line of a table of at most 80 columns. The texts are clean, but not escaped."""
+    """One line of a table of at most 80 columns. The texts are clean, but not escaped.
+
+    reason: which of `reasons` leaves it INCONCLUSIVE, counted from one; None where it is judged.
+    """
 
     name: str
     base: str
     new: str
     ratio: str
-    judgement: str
+    judgement: Judgement
+    reason: int | None
+
+
+def reasons(rows: Iterable[Change]) -> dict[str, int]:
+    """Why cases are INCONCLUSIVE, and how many of them for each, the most frequent first."""
+    counted = Counter(row.why for row in rows if row.judgement == "INCONCLUSIVE")
+    return dict(counted.most_common())
 
 
 def table_rows(comparison: Comparison, *, first_calls: bool = False) -> list[TerminalRow]:
     """Every case in a few words, what changed first, then by how much."""
     rows = [row for row in comparison.rows if first_calls or not row.is_first_call]
+    numbers = {why: number for number, why in enumerate(reasons(rows), start=1)}
     return [
         TerminalRow(
             name=comparison_chart.short_name(row, LONGEST_NAME),
@@ -73,8 +85,18 @@ def table_rows(comparison: Comparison, *, first_calls: bool = False) -> list[Ter
             new=_short(row, row.new),
             ratio="-" if row.ratio is None else times(row.ratio),
             judgement=row.judgement,
+            reason=numbers[row.why] if row.judgement == "INCONCLUSIVE" else None,
         )
         for row in by_size(rows)
+    ]
+
+
+def table_notes(comparison: Comparison) -> list[str]:
+    """What the numbers behind INCONCLUSIVE in `table_rows` mean: "2 too few samples: 7 series"."""
+    known = reasons(row for row in comparison.rows if not row.is_first_call)
+    return [
+        f"{number} {why}: {count(cases)} series"
+        for number, (why, cases) in enumerate(known.items(), start=1)
     ]
 
 

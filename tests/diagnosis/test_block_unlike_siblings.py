@@ -162,8 +162,9 @@ def test_a_block_within_the_spread_of_the_others_is_not_unlike_them() -> None:
         (1, 3.9, "clear"),
         (1, 4.1, "problem"),
         (2, 1.9, "clear"),
-        (3, 1.3, "problem"),
-        (3, 1.2, "clear"),
+        (4, 1.9, "clear"),
+        (5, 1.3, "problem"),
+        (5, 1.2, "clear"),
     ],
 )
 def test_the_fewer_passes_the_more_time_it_takes_to_accuse(

@@ -5,19 +5,24 @@ from __future__ import annotations
 import json
 import random
 from dataclasses import asdict
+from pathlib import Path
+from typing import Any
 
 import msgspec
 import pytest
 
+from qwenprof.diagnosis.change import WITHIN_NOISE
 from qwenprof.diagnosis.comparing import by_size, compare
 from qwenprof.diagnosis.comparison_gate import failure
 from qwenprof.diagnosis.run_differences import NAMES
 from qwenprof.diagnosis.shares import share
 from qwenprof.errors import UsageError
 from qwenprof.record.published import writeup
-from qwenprof.record.record import Record, Row, StageResult
+from qwenprof.record.record import Record, Row, StageResult, load
 from tests.diagnosis.runs import CPU, GPU, SERIES, changed_fact, only, record
 from tests.kept import kept
+
+REPORTS = Path(__file__).parents[2] / "reports"
 
 # -- refusing --------------------------------------------------------------------------------
 
@@ -183,6 +188,50 @@ def test_a_least_change_that_is_none_is_refused() -> None:
         compare(record(), record(), min_change=-1)
 
 
+def test_a_host_whose_runs_differ_within_their_noise_passes_and_is_not_called_the_same() -> None:
+    base, new = (record({"a": [value] * 30}, environment=CPU) for value in (1.0, 1.3))
+    found = compare(base, new)
+    assert found.counts["INCONCLUSIVE"] == 1
+    assert "Nothing changed beyond noise" in found.summary
+    assert not failure(found, "slower")
+
+
+# -- the machine itself ----------------------------------------------------------------------
+
+
+def on_host(copy_s: float, forward_s: float, **options: Any) -> Record:
+    """A run on a CPU: how long a memory copy and a forward take."""
+    forward = record({"forward, plain": [forward_s] * 30}, environment=CPU, **options)
+    copies = record({"memory_copy": [copy_s] * 30}, stage="matmul").stages["matmul"]
+    return forward.with_stage("matmul", copies)
+
+
+def test_nothing_is_judged_beyond_what_the_machine_itself_changed_by() -> None:
+    found = compare(on_host(1.0, 1.0), on_host(3.0, 2.5))
+    assert {row.judgement for row in found.rows} == {"INCONCLUSIVE"}
+    assert {row.noise_from for row in found.rows} == {"the machine itself changed"}
+    assert found.notes[0].startswith("the machine itself changed: matmul: memory_copy")
+    assert "3.00 x" in found.notes[0]
+    assert not failure(found, "slower")
+    assert compare(on_host(1.0, 1.0), on_host(3.0, 3.5)).counts["SLOWER"] == 1
+
+
+def test_a_machine_that_did_not_change_hides_nothing() -> None:
+    found = compare(on_host(1.0, 1.0), on_host(1.1, 2.5))
+    assert [row.series for row in found.rows if row.judgement == "SLOWER"] == ["forward, plain"]
+    assert not any(note.startswith("the machine itself") for note in found.notes)
+
+
+def test_a_point_that_changes_the_host_or_its_libraries_is_judged() -> None:
+    """GIVEN another torch, THEN slower matrix products are its doing, not the machine's."""
+    others = [
+        msgspec.structs.replace(each, environment=CPU | {"torch": {"version": version}})
+        for each, version in ((on_host(1.0, 1.0), "2.10.0"), (on_host(3.0, 1.0), "2.11.0"))
+    ]
+    found = compare(*others, across=("torch",))
+    assert [row.series for row in found.rows if row.judgement == "SLOWER"] == ["memory_copy"]
+
+
 # -- real records ----------------------------------------------------------------------------
 
 
@@ -228,6 +277,38 @@ def test_the_provoked_slow_path_is_refused_and_seen_where_it_is_the_point() -> N
     slower = {row.series for row in found.rows if row.judgement == "SLOWER"}
     assert {"Conv3d/bf16/64", "Conv3d/bf16/256", "Conv3d/bf16/760"} <= slower
     assert not any(name.startswith(("Linear", "gemm")) for name in slower)
+
+
+@pytest.mark.parametrize("name", ["epyc-2-cores-bf16", "epyc-2-cores-slow-conv"])
+def test_two_real_runs_of_the_same_thing_pass_both_ways(name: str) -> None:
+    """GIVEN one command, twice on one shared machine, hours apart."""
+    runs = kept(name), load(REPORTS / name / "record.json")
+    for pair in (runs, runs[::-1]):
+        found = compare(*pair)
+        if found.refused:
+            pytest.skip(f"the report is of something else by now: {found.refused[0]}")
+        assert found.counts["SLOWER"] == found.counts["FASTER"] == 0
+        assert not failure(found, "slower")
+
+
+def test_what_a_real_fault_cannot_touch_is_not_accused_and_its_cost_is_not_denied() -> None:
+    """GIVEN reports in which the forward of Conv3d alone was slowed."""
+    base, new = (
+        load(REPORTS / name / "record.json")
+        for name in ("epyc-2-cores-bf16", "epyc-2-cores-slow-conv")
+    )
+    found = compare(base, new, across=("provoke",))
+    if found.refused:
+        pytest.skip(f"the reports differ in more by now: {found.refused[0]}")
+
+    slower = {row.series for row in found.rows if row.judgement == "SLOWER"}
+    assert {"Conv3d/bf16/64", "Conv3d/bf16/256"} <= slower
+    assert all(name.startswith(("Conv3d", "bias apart", "channels_last_3d")) for name in slower)
+    assert not found.counts["FASTER"]
+    assert failure(found, "slower")
+    whole = next(row for row in found.rows if row.series == "whole forward/Conv3d/batch=1")
+    assert whole.judgement in ("SLOWER", "INCONCLUSIVE")
+    assert whole.why in ("", WITHIN_NOISE)
 
 
 STRANGE = (None, True, 0, -1, 10**30, 1e308, -1e308, 5e-324, 0.5, "", "ok", "\x1b[31m|\u202e")

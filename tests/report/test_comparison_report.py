@@ -22,12 +22,14 @@ from qwenprof.report import plots
 from qwenprof.report.comparison import (
     comparison_blocks,
     render_comparison,
+    table_notes,
     table_rows,
     write_comparison,
 )
 from qwenprof.report.comparison_chart import MOST, RatioChart, Spot, chosen, drawing, ratio_chart
 from qwenprof.report.ratio_plot import LOOKS, ticks
 from qwenprof.report.section import Figure, Styled, Table
+from qwenprof.terminal import print_comparison
 from tests.kept import kept
 
 
@@ -92,8 +94,11 @@ def change(name: str, ratio: float | None, judgement: Judgement, stage: str = "m
 def test_terminal_rows_fit_80_columns_and_start_with_what_changed(provoked: Comparison) -> None:
     rows = table_rows(provoked)
     widths = [
-        max(len(str(getattr(row, column))) for row in rows)
-        for column in ("name", "base", "new", "ratio", "judgement")
+        *(
+            max(len(getattr(row, column)) for row in rows)
+            for column in ("name", "base", "new", "ratio")
+        ),
+        max(len(f"{row.judgement} {row.reason or ''}".strip()) for row in rows),
     ]
     assert sum(widths) + 2 * (len(widths) - 1) <= 80
     changed = sum(provoked.counts[each] for each in ("FASTER", "SLOWER"))
@@ -103,6 +108,24 @@ def test_terminal_rows_fit_80_columns_and_start_with_what_changed(provoked: Comp
     assert rows[0].name in ("bias apart/bf16/760", "compare-patch-embed: Conv3d/bf16/760")
     assert not [row for row in rows if "first_call" in row.name]
     assert len(table_rows(provoked, first_calls=True)) == len(provoked.rows)
+
+
+def test_the_terminal_says_why_a_case_is_inconclusive(
+    provoked: Comparison, capsys: pytest.CaptureFixture[str]
+) -> None:
+    print_comparison(provoked)
+    lines = capsys.readouterr().out.splitlines()
+    notes = table_notes(provoked)
+
+    assert all(len(line) <= 80 for line in lines)
+    assert [line for line in lines if line.startswith("INCONCLUSIVE")] == [
+        f"INCONCLUSIVE {note}" for note in notes
+    ]
+    numbers = {row.reason for row in table_rows(provoked)}
+    assert numbers == {None, *range(1, len(notes) + 1)}
+    few = next(note for note in notes if "too few samples" in note)
+    row = next(line for line in lines if line.startswith("batch-sweep: batch=4"))
+    assert row.rstrip().endswith(f"INCONCLUSIVE {few.split()[0]}")
 
 
 def test_a_name_that_is_too_long_goes_without_its_stage(provoked: Comparison) -> None:

@@ -23,8 +23,8 @@ from qwenprof.record.record import Record, Row
 T = TypeVar("T")
 NAME, QUESTION = "block-unlike-siblings", "Is one of the repeated blocks unlike the others?"
 FEWEST = 4  # of a kind: the median of the others needs a few
-UNLIKE, UNLIKE_OF_TWO, UNLIKE_ONCE = 1.25, 2.0, 4.0  # times the others, by passes to choose from
-ENOUGH_PASSES = 3  # for their fastest to be undisturbed
+UNLIKE, UNLIKE_OF_FEW, UNLIKE_ONCE = 1.25, 2.0, 4.0  # times the others, by passes to choose from
+ENOUGH_PASSES = 5  # for their fastest to be undisturbed
 BEYOND_SPREAD = 6.0  # median absolute deviations of the others
 SAME_WORK = 0.01
 MOST_NAMED = 4
@@ -89,7 +89,7 @@ def judge(record: Record) -> Finding:
 
 def _is_unlike(block: Block, passes: int) -> bool:
     sure = passes >= ENOUGH_PASSES or block.runs_more
-    least = UNLIKE if sure else UNLIKE_OF_TWO if passes > 1 else UNLIKE_ONCE
+    least = UNLIKE if sure else UNLIKE_OF_FEW if passes > 1 else UNLIKE_ONCE
     return block.factor >= least and block.excess_s >= BEYOND_SPREAD * block.spread_s
 
 
@@ -170,7 +170,7 @@ def _clear(blocks: Sequence[Block], passes: int) -> Finding:
         rule=NAME,
         verdict="clear",
         severity="info",
-        title=cheap if worst.factor >= UNLIKE_OF_TWO else "No block is unlike the others",
+        title=cheap if worst.factor >= UNLIKE_OF_FEW else "No block is unlike the others",
         evidence=(
             f"The slowest of {plural(len(blocks), 'block')} beside its like: "
             f"{_said(worst, passes)}",

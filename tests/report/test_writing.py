@@ -10,7 +10,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from qwenprof.diagnosis.finding import Finding, diagnose
+from qwenprof.diagnosis.finding import Finding
 from qwenprof.errors import UsageError
 from qwenprof.record.published import writeup
 from qwenprof.record.record import Record
@@ -19,6 +19,7 @@ from qwenprof.report.telling import telling
 from qwenprof.report.writing import composed, title, write_report
 from tests.kept import RECORDS
 
+PUBLISHED = Path(__file__).parents[2] / "reports" / "writeup"
 GOLDEN = Path(__file__).parent / "data" / "simulated_gpu.md"
 
 
@@ -153,10 +154,11 @@ def test_the_report_says_what_was_taken_out(
     assert ("/data/lab7" in text) is not redact
 
 
-def test_the_published_report_as_a_whole(request: pytest.FixtureRequest) -> None:
-    """Rewritten with `pytest --update-golden`, as the other one."""
-    told = telling(writeup(), diagnose(writeup()))
-    report, golden = markdown.render(title(writeup()), composed(told)), GOLDEN.parent / "writeup.md"
+def test_the_published_report_as_a_whole(request: pytest.FixtureRequest, tmp_path: Path) -> None:
+    """The one that reports/ holds. `pytest --update-golden` writes it anew, with its pictures."""
+    write_report(writeup(), tmp_path)
     if request.config.getoption("--update-golden"):
-        golden.write_text(report, encoding="utf-8")
-    assert report == golden.read_text(encoding="utf-8")
+        write_report(writeup(), PUBLISHED, ("md", "html", "ticket"))
+
+    kept, fresh = (folder / "report.md" for folder in (PUBLISHED, tmp_path))
+    assert fresh.read_text(encoding="utf-8") == kept.read_text(encoding="utf-8")

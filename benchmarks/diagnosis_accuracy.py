@@ -184,6 +184,7 @@ def claims(outcomes: Sequence[Outcome]) -> list[Claim]:
     told = [each for each in faults if each.verdict_is_right is not None]
     strayed = [_name(each) for each in told if not each.verdict_is_right]
     in_controls = [each for each in controls if each.false]
+    cleared = sum(each.cleared for each in controls)
     return [
         checked(
             "every planted fault is named, with the right part",
@@ -198,9 +199,8 @@ def claims(outcomes: Sequence[Outcome]) -> list[Claim]:
         checked(
             "nobody is accused in a control",
             not in_controls,
-            f"{len(controls) - len(in_controls)} of {len(controls)} clean; in "
-            f"{sum(each.cleared for each in controls)} of them it was found that no part stands "
-            "out, in the others that could not be told",
+            f"{len(controls) - len(in_controls)} of {len(controls)} clean; {cleared} of them found "
+            "healthy, the others left open",
         ),
         checked(
             "nothing is accused beside a planted fault but a convolution that loses to Linear",

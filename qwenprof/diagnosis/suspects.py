@@ -18,12 +18,14 @@ from qwenprof.diagnosis.projection import Comparison
 from qwenprof.record.record import Row
 
 FEWEST_BLOCKS = 4
+PASSES = ("inclusive_s", "min_s", "first_call_s")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Suspect:
     """A part, and what its work should take.
 
+    fastest_s: its time if every call had been as fast as the fastest, the first one included.
     should: how `least_s` is known, for a sentence.
     products: whether it is hardly more than its linear layers.
     loose: whether it holds norms, activations and softmax, which its bound leaves out.
@@ -32,6 +34,7 @@ class Suspect:
 
     part: Component
     least_s: float
+    fastest_s: float
     should: str
     products: bool = False
     loose: bool = False
@@ -59,6 +62,7 @@ def suspects(whole: Anatomy, found: Comparison | None, rows: Sequence[Row]) -> l
             suspect = Suspect(
                 part=part,
                 least_s=part.bound_s,
+                fastest_s=_fastest_s(part.paths, rows),
                 should=should,
                 products=_is_products(part.path if part.count == 1 else part.paths[0], rows),
                 loose=part.count >= FEWEST_BLOCKS or _holds_a_stack(part, stacks),
@@ -66,7 +70,10 @@ def suspects(whole: Anatomy, found: Comparison | None, rows: Sequence[Row]) -> l
             suspected.append(suspect)
         elif found and found.linear_s and part.holds(found.module):
             should = "the equal Linear takes {}"
-            suspected.append(Suspect(part=part, least_s=found.linear_s, should=should))
+            fastest_s = _fastest_s(part.paths, rows)
+            suspected.append(
+                Suspect(part=part, least_s=found.linear_s, fastest_s=fastest_s, should=should)
+            )
     return sorted(suspected, key=lambda each: each.excess_s, reverse=True)
 
 
@@ -114,6 +121,7 @@ def _inside(stack: Component, rows: Sequence[Row]) -> list[Suspect]:
         suspect = Suspect(
             part=part,
             least_s=bound_s * stack.count,
+            fastest_s=min(part.time_s, _fastest_s([str(row.get("path"))], rows) * stack.count),
             should="its work should take {} on this machine",
             products=products,
             loose=not products,
@@ -121,6 +129,15 @@ def _inside(stack: Component, rows: Sequence[Row]) -> list[Suspect]:
         )
         found.append(suspect)
     return found
+
+
+def _fastest_s(paths: Sequence[str], rows: Sequence[Row]) -> float:
+    """Seconds of these, each in its fastest pass: what is slow is slow in every one."""
+    passes = {
+        str(row.get("path")): [positive(row.get(column)) for column in PASSES] for row in rows
+    }
+    known = ([each for each in passes.get(path, []) if each is not None] for path in paths)
+    return sum(min(each) for each in known if each)
 
 
 def _of_the_first(stack: Component, rows: Sequence[Row]) -> float:

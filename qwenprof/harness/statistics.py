@@ -144,10 +144,10 @@ def fit_line(x: Sequence[float], y: Sequence[float]) -> Fit | None:
         return None
     xs, ys = np.asarray(x, dtype=float), np.asarray(y, dtype=float)
     try:
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), np.errstate(divide="raise", over="raise", invalid="raise"):
             warnings.simplefilter("ignore", np.exceptions.RankWarning)
             slope, intercept = np.polyfit(xs, ys, 1, w=1 / ys)
-    except np.linalg.LinAlgError:
+    except (np.linalg.LinAlgError, FloatingPointError):
         return None
     if not (math.isfinite(slope) and math.isfinite(intercept)):
         return None

@@ -212,6 +212,15 @@ def test_where_the_bound_is_one_launch_no_factor_is_claimed() -> None:
     assert " x " not in finding.advice
 
 
+def test_a_part_that_was_fast_once_is_not_slow() -> None:
+    """Something slowed the other passes; a fault is there in every one."""
+    parts = [module("merger", 0.1, 0.1), *blocks(0.01, 0.01)]
+    slow = module("patch_embed", 1.3, 0.1)
+
+    assert culprit(slow | {"first_call_s": 1.4, "min_s": 1.2}, *parts).culprit == "patch_embed"
+    assert culprit(slow | {"first_call_s": 0.3, "min_s": 1.2}, *parts).verdict == "clear"
+
+
 def test_no_layer_is_named_where_all_of_an_encoder_is_slow() -> None:
     layers = blocks(0.1, 0.0001, count=5, container="encoder.layers")
 
@@ -293,7 +302,7 @@ def suspect(time_s: float, bound_s: float | None) -> Suspect:
     part = Component(
         label="", paths=("a",), module_type="", time_s=time_s, share=None, bound_s=bound_s
     )
-    return Suspect(part=part, least_s=bound_s or 1.0, should="{}")
+    return Suspect(part=part, least_s=bound_s or 1.0, fastest_s=time_s, should="{}")
 
 
 def test_the_usual_slowdown_is_weighted_by_time() -> None:

@@ -166,7 +166,7 @@ def _stands_out(
     if usual is None:
         return _dwarfs(suspect, whole)
     outlier = LOOSE_OUTLIER if suspect.loose else OUTLIER
-    return suspect.slowdown >= beyond * outlier * max(1.0, usual)
+    return suspect.fastest_s >= beyond * outlier * max(1.0, usual) * suspect.least_s
 
 
 def _usual(suspect: Suspect, others: Sequence[Suspect]) -> float | None:

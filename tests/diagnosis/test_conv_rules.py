@@ -292,7 +292,7 @@ def test_a_healthy_backend_that_loses_is_a_problem_of_its_own() -> None:
 
 @pytest.mark.parametrize(
     ("forward_s", "severity"),
-    [(None, "warning"), (0.009, "critical"), (0.02, "warning"), (0.1, "warning"), (0.2, "info")],
+    [(None, "warning"), (0.006, "critical"), (0.02, "warning"), (0.1, "warning"), (0.2, "info")],
 )
 def test_how_bad_a_lost_comparison_is_depends_on_its_share(
     forward_s: float | None, severity: str

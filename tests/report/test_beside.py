@@ -261,7 +261,7 @@ def test_variants_are_matched_on_the_same_patches_only(
     own = record(64, 0.001, "Conv3d", "Linear")
     same = rendered(composed(own, "compare-patch-embed", record(64, 0.5, "Conv3d", "lazy swap")))
     assert "other run, Simulated GPU: forward" in same
-    assert "| lazy swap | not measured | not measured |" in same
+    assert "| lazy swap | not recorded | not measured |" in same
     fewer = rendered(composed(own, "compare-patch-embed", record(32, 0.5, "Conv3d")))
     assert "other run, Simulated GPU: forward" not in fewer
 

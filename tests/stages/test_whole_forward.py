@@ -30,7 +30,7 @@ PUBLISHED_FORWARD_S, PUBLISHED_CONV_S, PUBLISHED_FIXED_S = 16.5, 16.1113, 0.27
 @pytest.fixture(scope="module")
 def record() -> Record:
     with tiny_size():
-        return runner.run(Workload.default(**TINY), ["batch-sweep", STAGE], budget_s=16.0)
+        return runner.run(Workload.default(**TINY), ["batch-sweep", STAGE], budget_s=24.0)
 
 
 def by_case(record: Record) -> dict[tuple[str, int], Row]:
@@ -112,7 +112,7 @@ def test_what_a_larger_batch_runs_into_loses_nothing(
     tiny: dict[str, Any], monkeypatch: pytest.MonkeyPatch, error: Exception, status: str
 ) -> None:
     monkeypatch.setattr(Subject, "call", failing_above(1, Subject.call, error))
-    record = runner.run(Workload.default(**tiny), [STAGE], budget_s=7.0)
+    record = runner.run(Workload.default(**tiny), [STAGE], budget_s=14.0)
 
     rows = by_case(record)
     assert record.stages[STAGE].status == "ok"

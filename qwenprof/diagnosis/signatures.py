@@ -11,6 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from qwenprof.diagnosis.bounds import number, positive
+from qwenprof.diagnosis.disturbance import disturbances
 from qwenprof.diagnosis.projection import (
     CONV,
     SLOW_BACKENDS,
@@ -83,6 +84,8 @@ def conv_much_slower_than_linear(record: Record) -> bool | None:
         return None
     backend = _backend(record, found)
     if backend is None or backend in SLOW_BACKENDS:
+        return None
+    if found.ratio.interval is None and disturbances(record, "compare-patch-embed"):
         return None
     if found.ratio.most < MUCH_SLOWER_RATIO:
         return False

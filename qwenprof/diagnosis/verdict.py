@@ -58,6 +58,11 @@ class Verdict:
     cleared: tuple[str, ...] = ()
 
     @property
+    def is_open(self) -> bool:
+        """Whether nobody is accused only because the main question has no answer."""
+        return self.culprit is None and "culprit" not in self.cleared and not self.cause
+
+    @property
     def forward_factor(self) -> float | None:
         """How many times as fast the forward becomes with the cure."""
         share = self.forward_share

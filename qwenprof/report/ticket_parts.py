@@ -106,7 +106,11 @@ def verdict_lines(told: Telling) -> str:
     """The one answer, what was provoked or published, and what ran where."""
     found = verdict(told.record, told.findings)
     answers = {
-        "Culprit": code(_short(found.culprit)) if found.culprit else "nobody",
+        "Culprit": code(_short(found.culprit))
+        if found.culprit
+        else "not known"
+        if found.is_open
+        else "nobody",
         "Cause": _short(found.cause),
         "Confidence": _short(f"{found.confidence}: {found.confidence_because}")
         if found.confidence

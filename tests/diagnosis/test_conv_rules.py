@@ -20,7 +20,7 @@ from tests.diagnosis.convolutions import (
     row,
     without_interval,
 )
-from tests.diagnosis.handmade import judged, record
+from tests.diagnosis.handmade import disturbed, judged, record
 
 SLOW, AGAINST_LINEAR = "conv-slow-backend", "conv-against-linear"
 LAUNCHES = PATCHES * (FEATURES + 2)
@@ -78,6 +78,15 @@ def test_a_slow_loop_weighs_what_it_costs_of_the_forward(
     given = compared(pair("SlowDilated3d", 1.0, 0.001), torch=GATED, forward_s=forward_s)
 
     assert judged(SLOW, given).severity == severity
+
+
+def test_one_sample_of_a_disturbed_run_accuses_no_healthy_backend() -> None:
+    no_interval: Row = {"speedup_low": None, "speedup_high": None}
+    conv, linear = pair("Mkldnn", 0.028, 0.00116)
+    given = compared([conv | no_interval, linear | no_interval])
+
+    assert judged(AGAINST_LINEAR, given).verdict == "problem"
+    assert judged(AGAINST_LINEAR, disturbed(given, "compare-patch-embed")).verdict == "not assessed"
 
 
 def test_a_healthy_backend_is_in_no_slow_loop() -> None:

@@ -64,6 +64,12 @@ def test_the_finding_that_knows_why_decides_how_sure_it_is() -> None:
     assert told(inferred).confidence == "medium"
 
 
+def test_nobody_to_blame_is_not_the_same_as_not_known() -> None:
+    assert told(answer("culprit", "not assessed"), answer("attention")).is_open
+    assert not told(answer("culprit"), answer("attention")).is_open
+    assert not told(EXCESS).is_open
+
+
 @pytest.mark.parametrize(("open_", "confidence"), [(2, "high"), (3, "medium")])
 def test_many_open_questions_leave_it_less_sure_that_nobody_is_to_blame(
     open_: int, confidence: str

@@ -46,6 +46,8 @@ def judge(record: Record) -> Finding:
         why = f"It does not run on a healthy backend: {found.backend or 'which one is not known'}."
         return not_assessed(NAME, QUESTION, why)
     verdict = _verdict(found)
+    if found.ratio.interval is None and disturbances(record, "compare-patch-embed"):
+        verdict = "not assessed"
     ratio = times_with_interval(found.ratio.value, found.ratio.interval)
     if verdict == "not assessed":
         return not_assessed(NAME, QUESTION, f"Inconclusive: Linear is {ratio} as fast as Conv3d.")

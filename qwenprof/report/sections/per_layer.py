@@ -110,7 +110,11 @@ def _conclusion(
         f"Everything else together takes {seconds(others_s)}.",
     ]
     if culprit is None:
-        spans += [f" {finding.title}." for finding in findings if finding.rule == "culprit"][:1]
+        spans += [
+            f" {finding.title}." if finding.verdict == "clear" else f" {finding.evidence[0]}"
+            for finding in findings
+            if finding.rule == "culprit" and finding.evidence
+        ][:1]
     if longest is not part:
         spans += [" The longest part is ", code(longest.label)]
         spans.append(f" with {seconds(longest.time_s)} ({percent(longest.share)}).")

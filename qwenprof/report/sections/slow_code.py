@@ -33,12 +33,15 @@ PATCH_EMBEDDING = "patch_embed"
 
 def compose(told: Telling) -> list[Block]:
     record = told.record
-    culprit = verdict(record, told.findings).culprit
+    said = verdict(record, told.findings)
     conv = convolution(record)
-    return [*_code(record, culprit, conv), *_numbers(record, conv)]
+    code_told = _code(record, said.culprit, conv, is_open=said.is_open)
+    return [*code_told, *_numbers(record, conv)]
 
 
-def _code(record: Record, culprit: str | None, conv: Convolution | None) -> list[Block]:
+def _code(
+    record: Record, culprit: str | None, conv: Convolution | None, *, is_open: bool
+) -> list[Block]:
     if not record.rows(STAGE, TABLE):
         stated = _published_code(record, culprit)
         if stated:
@@ -50,9 +53,9 @@ def _code(record: Record, culprit: str | None, conv: Convolution | None) -> list
     path = conv.module if conv else PATCH_EMBEDDING
     row = blamed or source_of(record, path)
     if row is None:
-        lead = _lead(culprit, None)
+        lead = _lead(culprit, None, is_open=is_open)
         return [paragraph(*lead, " The record holds no source of the patch embedding either.")]
-    return [paragraph(*_lead(culprit, blamed), " ", *_where(row)), *_text(row)]
+    return [paragraph(*_lead(culprit, blamed, is_open=is_open), " ", *_where(row)), *_text(row)]
 
 
 def _published_code(record: Record, culprit: str | None) -> list[Block]:
@@ -60,7 +63,7 @@ def _published_code(record: Record, culprit: str | None) -> list[Block]:
     rows = record.rows(STAGE, PUBLISHED_TABLE) if is_published(record) else []
     return [
         paragraph(
-            *_lead(culprit, row),
+            *_lead(culprit, row, is_open=False),
             " ",
             strong("Published, not recorded here:"),
             " its code is the class ",
@@ -120,10 +123,10 @@ def _upwards(path: str, timed: Collection[str]) -> list[str]:
     return holders + ([""] if path in timed else [])
 
 
-def _lead(culprit: str | None, blamed: Row | None) -> list[Inline]:
+def _lead(culprit: str | None, blamed: Row | None, *, is_open: bool) -> list[Inline]:
     if culprit is None:
         return [
-            strong("No code is to blame."),
+            strong("Which code is to blame is not known." if is_open else "No code is to blame."),
             " What follows is the patch embedding, which the proof below is about.",
         ]
     if blamed is None:

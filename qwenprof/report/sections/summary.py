@@ -64,7 +64,10 @@ def _verdict(record: Record, findings: Sequence[Finding]) -> list[Block]:
     head: Block = paragraph(strong(f"{told.headline}."))
     sure = f"{told.confidence}: {told.confidence_because}" if told.confidence else ""
     answers: list[tuple[str, Inline]] = [
-        ("Culprit", code(told.culprit) if told.culprit else "nobody"),
+        (
+            "Culprit",
+            code(told.culprit) if told.culprit else "not known" if told.is_open else "nobody",
+        ),
         ("Cause", told.cause),
         ("Confidence", sure),
         ("Cure", told.cure),

@@ -84,6 +84,11 @@ def _whether(told: Telling, conv: Convolution | None) -> Block:
             "around is not known here. This is what there is for one:"
         )
     said = verdict(told.record, told.findings)
+    if said.is_open:
+        return paragraph(
+            strong("Whether the convolution is what makes this model slow is not known."),
+            " The verdict says why; what follows is for where it is.",
+        )
     if not is_blamed(said, conv):
         return paragraph(
             strong("The convolution is not what makes this model slow here."),

@@ -200,9 +200,11 @@ def test_the_code_of_a_method_starts_at_the_margin() -> None:
 
 
 def test_where_nobody_is_to_blame_the_patch_embedding_is_shown() -> None:
-    text = told(sourced(), "slow-code", [])
+    cleared = Finding(rule="culprit", verdict="clear", severity="info", title="Nobody")
+    text, unknown = (told(sourced(), "slow-code", found) for found in ([cleared], []))
 
     assert text.startswith("**No code is to blame.** What follows is the patch embedding")
+    assert unknown.startswith("**Which code is to blame is not known.** What follows is the patch")
     assert "class PatchEmbed" in text
 
 
@@ -535,9 +537,11 @@ def test_where_nothing_is_slow_nothing_has_to_be_worked_around() -> None:
     given = compared(
         pair("Mkldnn", 0.011, 0.01), device_type="cpu", torch=HEALTHY_CPU, forward_s=5.0
     )
-    text = told(given, "workaround")
+    cleared = Finding(rule="culprit", verdict="clear", severity="info", title="Nobody")
+    text, unknown = (told(given, "workaround", found) for found in ([cleared], []))
 
     assert text.startswith("**The convolution is not what makes this model slow here.**")
+    assert unknown.startswith("**Whether the convolution is what makes this model slow is not")
 
 
 @pytest.mark.parametrize(

@@ -115,7 +115,7 @@ def test_the_summary_without_problems_and_without_rules(
 ) -> None:
     clear = told(simulated_gpu, "summary", findings[1:])
     assert clear.startswith("**Whether any part of the model is slow could not be assessed.**")
-    assert "- **Culprit:** nobody\n" in clear
+    assert "- **Culprit:** not known\n" in clear
     assert "- **Cleared:** 1 question, answered as clear in the table below\n" in clear
     nothing = told(simulated_gpu, "summary", findings[2:])
     assert nothing.startswith("**Nothing could be assessed: ")

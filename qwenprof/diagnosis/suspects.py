@@ -64,7 +64,7 @@ def suspects(whole: Anatomy, found: Comparison | None, rows: Sequence[Row]) -> l
                 least_s=part.bound_s,
                 fastest_s=_fastest_s(part.paths, rows),
                 should=should,
-                products=_is_products(part.path if part.count == 1 else part.paths[0], rows),
+                products=_is_products(part.paths[0], rows),
                 loose=part.count >= FEWEST_BLOCKS or _holds_a_stack(part, stacks),
             )
             suspected.append(suspect)

@@ -60,7 +60,7 @@ class Verdict:
     @property
     def is_open(self) -> bool:
         """Whether nobody is accused only because the main question has no answer."""
-        return self.culprit is None and "culprit" not in self.cleared and not self.cause
+        return self.confidence is None
 
     @property
     def forward_factor(self) -> float | None:

@@ -11,9 +11,9 @@ from collections.abc import Iterable
 from qwenprof.diagnosis.bounds import number, positive
 from qwenprof.formatting import count, percent, seconds, significant
 from qwenprof.harness import statistics
-from qwenprof.harness.conditions import BUSY_CORES
 from qwenprof.record.record import Record, Row, Series
 
+BUSY_CORES = 0.2  # as harness/conditions.py flags them, which may import torch
 THROTTLED = 0.05  # of the readings; a moment at a limit is not seen in a median
 UNSTEADY = 0.25  # of the median, of the spread or of the drift of the workload's own forward
 UNREPEATED = 1.25  # ratio of the forward with marks to the one without, either way
